@@ -1,0 +1,1 @@
+"""Readable scripts that measure what the library buys, on real data."""

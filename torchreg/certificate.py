@@ -1,0 +1,170 @@
+"""How far a model is from a stationary point of loss + penalty: the KKT certificate."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.regularizer import Regularizer
+
+
+@dataclass(frozen=True)
+class Stationarity:
+    """How far a model is from a stationary point of loss + penalty (the KKT certificate)."""
+
+    residual: float
+    """The largest distance of any coordinate, relative to the strength. 0 is optimal."""
+
+    absolute: float
+    """The largest distance, in units of the gradient."""
+
+    worst: str
+    """The parameter in which the largest residual is found."""
+
+    parameters: dict[str, float]
+    """The largest absolute distance in each parameter, unpenalised ones too."""
+
+    def __float__(self) -> float:
+        return self.residual
+
+    def __str__(self) -> str:
+        return (
+            f"stationarity residual {self.residual:.3g} of the strength, "
+            f"{self.absolute:.3g} absolute, largest in {self.worst}"
+        )
+
+
+def stationarity(
+    regularizer: Regularizer,
+    loss: Tensor | Callable[..., Tensor],
+    batches: Iterable[Any] | None = None,
+) -> Stationarity:
+    """Certify a solution: how far ``-grad(loss)`` is from the subdifferential of the penalty.
+
+    At a stationary point the residual is 0; for a convex loss and penalty that point is the
+    optimum. The residual is the largest distance over all coordinates, divided by the
+    strength of the penalty that acts there. Trainable parameters of the model that no penalty
+    acts on must have a gradient of zero, and count as well, relative to the largest strength.
+    Where the strength is 0 a residual is infinite unless the distance is 0: read ``absolute``.
+
+    The loss is the mean task loss *without* the penalty, over all of the data: on one batch
+    the residual measures that batch's noise. Call ``model.eval()`` first where dropout or
+    BatchNorm would make the loss another one. Coupled ``weight_decay`` of the optimizer is
+    part of the objective: add ``weight_decay / 2 * sum(w^2)`` to the loss. No ``.grad`` is
+    touched.
+
+    Args:
+        regularizer: the penalties and their model.
+        loss: a scalar tensor with its graph; or a function that returns one, called without
+            arguments, or with each batch where ``batches`` is given.
+        batches: an iterable of batches (a DataLoader). The loss of a batch is its mean; batches
+            are weighted by their length, the first dimension of their first tensor.
+
+    Raises:
+        ValueError: the loss is not finite, not scalar or has no graph; there are no batches.
+        TypeError: a batch in which no tensor is found; a loss tensor beside ``batches``.
+
+    Example:
+        >>> import torchreg as tr
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> x, y = torch.eye(2), torch.tensor([[3.0], [0.5]])
+        >>> regularizer = tr.Regularizer(model, tr.L1(1.0))
+        >>> result = tr.stationarity(regularizer, nn.functional.mse_loss(model(x), y))
+        >>> result.residual  # the gradient is (-3, -0.5), the set at zero [-1, 1]
+        2.0
+    """
+    penalised = {
+        name: (parameter, penalty)
+        for name, parameter, penalty in regularizer.items()
+        if parameter.requires_grad
+    }
+    if doubly := regularizer.overlap():
+        raise ValueError(
+            f"more than one penalty acts on {', '.join(doubly)}: their distances do not add up. "
+            "Use one composite penalty such as torchreg.ElasticNet(l1, l2)."
+        )
+    free = regularizer.unpenalised()
+    parameters = [parameter for parameter, _ in penalised.values()] + list(free.values())
+    gradients = iter(_mean_gradient(parameters, loss, batches))
+    largest = max((penalty.strength for _, penalty in penalised.values()), default=0.0)
+    rows: dict[str, tuple[float, float]] = {}
+    for name, (parameter, penalty) in penalised.items():
+        distance = penalty.distance(parameter.detach(), next(gradients))
+        rows[name] = _largest(distance), penalty.strength
+    for name in free:
+        rows[name] = _largest(next(gradients).abs()), largest
+    residuals = {name: _relative(distance, to) for name, (distance, to) in rows.items()}
+    worst = max(residuals, key=lambda name: residuals[name], default="")
+    return Stationarity(
+        residual=residuals.get(worst, 0.0),
+        absolute=max((distance for distance, _ in rows.values()), default=0.0),
+        worst=worst,
+        parameters={name: distance for name, (distance, _) in rows.items()},
+    )
+
+
+def _mean_gradient(
+    parameters: list[nn.Parameter],
+    loss: Tensor | Callable[..., Tensor],
+    batches: Iterable[Any] | None,
+) -> list[Tensor]:
+    """The gradient of the loss averaged over all batches, in float64 where there are several."""
+    if batches is None:
+        return _gradient(parameters, loss)
+    if isinstance(loss, Tensor):
+        raise TypeError("with batches, loss must be a function of a batch, found a tensor.")
+    sums = [
+        torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float64)) for p in parameters
+    ]
+    seen = 0
+    for batch in batches:
+        length = _length(batch)
+        for total, gradient in zip(sums, _gradient(parameters, lambda: loss(batch)), strict=True):  # noqa: B023
+            total.add_(gradient, alpha=length)
+        seen += length
+    if not seen:
+        raise ValueError("there are no batches to take the gradient over (an exhausted iterator?)")
+    return [(total / seen).to(p.dtype) for total, p in zip(sums, parameters, strict=True)]
+
+
+def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor]) -> list[Tensor]:
+    with torch.enable_grad():
+        value = loss if isinstance(loss, Tensor) else loss()
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise ValueError(
+            f"the loss must be a scalar tensor with a graph to the model's parameters, found "
+            f"{value!r}. Compute it from the model, outside torch.no_grad()."
+        )
+    if not torch.isfinite(value):
+        raise ValueError(f"the loss is not finite: {value.item()}.")
+    if not parameters:
+        return []
+    return list(torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True))
+
+
+def _length(batch: Any) -> int:
+    """The first dimension of the first tensor in a batch."""
+    if isinstance(batch, Tensor) and batch.dim() > 0:
+        return len(batch)
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(parts, Iterable) and not isinstance(parts, str | Tensor):
+        for part in parts:
+            if isinstance(part, Tensor) and part.dim() > 0:
+                return len(part)
+    raise TypeError(
+        f"found no tensor in a batch of type {type(batch).__name__} to take its length from; "
+        "expected a tensor, or a tuple, list or mapping that holds one."
+    )
+
+
+def _largest(distance: Tensor) -> float:
+    return float(distance.max()) if distance.numel() else 0.0
+
+
+def _relative(distance: float, strength: float) -> float:
+    if strength > 0:
+        return distance / strength
+    return float("inf") if distance > 0 else 0.0

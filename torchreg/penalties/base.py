@@ -1,0 +1,175 @@
+"""The contract that every penalty keeps; solvers, reports and tests use nothing else."""
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any, Self, overload
+
+import torch
+from torch import Tensor, nn
+
+Weights = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
+
+
+class Strength:
+    """An attribute that holds a strength: a finite float of at least zero, else an error.
+
+    Assigning to it later, as a schedule does, is checked in the same way.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> float: ...
+    def __get__(self, instance: object | None, owner: type) -> "Self | float":
+        if instance is None:
+            return self
+        value: float = instance.__dict__["_" + self.name]
+        return value
+
+    def __set__(self, instance: object, value: Any) -> None:
+        instance.__dict__["_" + self.name] = as_strength(self.name, value)
+
+
+def as_strength(name: str, value: Any) -> float:
+    """Return value as a float, or say why it is no strength.
+
+    Raises:
+        TypeError: not a number (a bool, a string, a tensor of several elements).
+        ValueError: negative, NaN or infinite.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{name} must be a number such as 1e-4, found {value!r} of type {type(value).__name__}."
+        )
+    number = float(value)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0, found {number}.")
+    return number
+
+
+class Penalty(nn.Module, ABC):
+    """A penalty P(w) with a strength: what it costs, and how to minimise with it.
+
+    A penalty owns no parameters and no buffers, so it adds no key to any ``state_dict``.
+    Strengths are relative to the *mean* loss over the data. A subclass gives the five
+    abstract members; each acts on one tensor of any shape.
+    """
+
+    formula: str
+    """The value as a formula, in this library's unit (L2 without a half)."""
+
+    @property
+    @abstractmethod
+    def strength(self) -> float:
+        """The lambda of the literature, which residuals are relative to."""
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """P(w): a scalar tensor, differentiable; low precision is summed in float32."""
+
+    @abstractmethod
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """Minimise ``1/2 * sum((z - w)^2 / step) + P(z)`` over z.
+
+        Pure: w is not changed and the result is a new tensor. A step of 0 is the identity.
+
+        Args:
+            w: any shape.
+            step: the metric, a float or scalar tensor, or one number per coordinate, shaped
+                like w. Never negative.
+
+        Raises:
+            ValueError: the step is negative or NaN, or shaped unlike w.
+        """
+
+    @abstractmethod
+    def distance(self, w: Tensor, grad: Tensor) -> Tensor:
+        """How far ``-grad``, the gradient of the loss, is from the subdifferential of P at w.
+
+        Zero everywhere exactly where w is stationary for loss + P. Shaped like w.
+        """
+
+    @abstractmethod
+    def critical_strength(self, grad: Tensor) -> float:
+        """The smallest strength at which w = 0 is stationary, given the loss's gradient there."""
+
+    @abstractmethod
+    def slope(self, w: Tensor) -> float | Tensor:
+        """The size of P's gradient at a kept weight, as it would be where w is zero.
+
+        At a stationary point a kept weight has a loss gradient of exactly this size. The
+        proximal optimizer uses it to tell a settled curvature estimate from an empty one.
+        """
+
+    def forward(self, weights: Weights) -> Tensor:
+        """P summed over a tensor, a mapping of tensors (a selection) or an iterable of them.
+
+        Warns:
+            UserWarning: there is no tensor at all, so nothing is penalised.
+        """
+        return total([self.value(w) for w in tensors(weights)], of=type(self).__name__)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def total(values: list[Tensor], of: str) -> Tensor:
+    """Add scalar tensors, also across devices; warn where there are none."""
+    if not values:
+        warnings.warn(
+            f"{of} penalises nothing: it was given no tensor. (A generator such as "
+            "model.parameters() is empty when it is used a second time.)",
+            stacklevel=3,
+        )
+        return torch.zeros(())
+    result = values[0]
+    for value in values[1:]:
+        result = result + value.to(result.device)
+    return result
+
+
+def tensors(weights: Weights) -> list[Tensor]:
+    """List the tensors in any form that a penalty accepts.
+
+    Raises:
+        TypeError: anything else, such as a model: select from it first.
+    """
+    if isinstance(weights, Tensor):
+        return [weights]
+    if isinstance(weights, nn.Module) or not isinstance(weights, Iterable):
+        raise TypeError(
+            f"expected a tensor, a mapping or an iterable of tensors, found "
+            f"{type(weights).__name__}: pass torchreg.select(model) for a model's weights."
+        )
+    listed = list(weights.values() if isinstance(weights, Mapping) else weights)
+    for one in listed:
+        if not isinstance(one, Tensor):
+            raise TypeError(
+                f"expected tensors, found {one!r} of type {type(one).__name__} among them."
+            )
+    return listed
+
+
+def accumulation_dtype(w: Tensor) -> torch.dtype | None:
+    """float32 for the sum over a half-precision tensor; None, its own type, otherwise."""
+    return torch.float32 if w.dtype in (torch.float16, torch.bfloat16) else None
+
+
+def check_step(w: Tensor, step: float | Tensor) -> None:
+    """Raise if a step cannot be a metric for w. A tensor's values are not read (no host sync)."""
+    if isinstance(step, Tensor):
+        if step.dim() > 0 and step.shape != w.shape:
+            raise ValueError(
+                f"expected a step that is a number or shaped like w, {tuple(w.shape)}; found "
+                f"{tuple(step.shape)}."
+            )
+    elif not step >= 0:
+        raise ValueError(f"expected a step of at least 0, found {step}.")

@@ -1,0 +1,1 @@
+"""Pictures of what a penalty does; the only file that imports matplotlib."""

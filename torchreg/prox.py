@@ -1,0 +1,62 @@
+"""Proximal maps as pure tensor functions.
+
+One convention for the whole library. With a step size D > 0, a float or one number per
+coordinate (the optimizer's diagonal metric), the proximal map of a penalty P is
+
+    prox(w, D) = argmin over z of  1/2 * sum((z - w)^2 / D) + P(z)
+
+and L2 is written without a half: ``l2 * sum(z^2)``. Source: N. Parikh and S. Boyd,
+"Proximal Algorithms" (2014), sections 2.1 and 6.5.
+"""
+
+import torch
+from torch import Tensor
+
+
+def soft_threshold(w: Tensor, threshold: float | Tensor) -> Tensor:
+    """Minimise ``1/2 * (z - w)^2 + threshold * |z|`` over z, coordinate by coordinate.
+
+    Every ``|w| <= threshold`` becomes exactly 0.0; all others move towards zero by the
+    threshold. A complex w keeps its phase and its modulus shrinks. NaN stays NaN.
+
+    Args:
+        w: any shape, real or complex.
+        threshold: a non-negative float, or a tensor that broadcasts to w's shape.
+
+    Returns:
+        A new tensor shaped like w.
+
+    Example:
+        >>> soft_threshold(torch.tensor([-3.0, 0.5, 1.5]), 1.0)
+        tensor([-2.0000,  0.0000,  0.5000])
+    """
+    if w.is_complex():
+        modulus = w.abs()
+        shrunk = (modulus - threshold).clamp(min=0)
+        return w * (shrunk / modulus.clamp(min=torch.finfo(modulus.dtype).tiny))
+    # w less its projection on [-threshold, threshold]: inside, w - w is exactly 0.
+    return w - torch.clamp(w, -threshold, threshold)  # type: ignore[arg-type]
+
+
+def ridge(w: Tensor, step: float | Tensor, l2: float) -> Tensor:
+    """Minimise ``1/2 * sum((z - w)^2 / step) + l2 * sum(z^2)`` over z: ``w / (1 + 2 step l2)``.
+
+    Example:
+        >>> ridge(torch.tensor([3.0]), step=1.0, l2=1.0)
+        tensor([1.])
+    """
+    return w / (1 + 2 * l2 * step)
+
+
+def elastic_net(w: Tensor, step: float | Tensor, l1: float, l2: float) -> Tensor:
+    """Minimise ``1/2 * sum((z - w)^2 / step) + l1 * sum|z| + l2 * sum(z^2)`` over z.
+
+    The closed form is ``soft_threshold(w, step * l1) / (1 + 2 * step * l2)``. A strength of
+    zero leaves its factor out, so that an infinite step never meets ``inf * 0``.
+
+    Example:
+        >>> elastic_net(torch.tensor([-3.0, 0.5]), step=1.0, l1=1.0, l2=0.5)
+        tensor([-1.,  0.])
+    """
+    z = soft_threshold(w, step * l1) if l1 > 0 else w.clone()
+    return ridge(z, step, l2) if l2 > 0 else z

@@ -1,0 +1,189 @@
+"""Penalties bound to the named parameters of one model."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from torchreg.penalties.base import Penalty, total
+from torchreg.penalties.support import FixedSupport
+from torchreg.selection import Slot, Where, is_bias, is_normalisation, slots
+
+
+@dataclass(frozen=True)
+class Term:
+    """One penalty and the places in the model where it acts."""
+
+    penalty: Penalty
+    slots: tuple[Slot, ...]
+
+
+class Regularizer:
+    """Penalties bound to selections of one model; called, it is the term to add to a loss.
+
+    The same object goes to :class:`torchreg.ProximalOptimizer`, to the reports and to the
+    Lightning mixin. It is no ``nn.Module``: assigned to an attribute of the model it adds no
+    key to the model's ``state_dict``. Parameters are looked up at each use, so FSDP2 and
+    ``load_state_dict(assign=True)`` may replace them. ``repr`` prints the resolved table.
+
+    It belongs to this model. ``copy.deepcopy(model)`` needs a Regularizer of its own; a
+    deepcopy or a pickle of the Regularizer takes a copy of its model along.
+
+    Args:
+        model: any module, also a wrapped one (see :func:`torchreg.select`).
+        penalties: one penalty, or a mapping from what to select (a glob, a module type, a
+            callable or a tuple of these) to a penalty. Penalties whose selections overlap
+            add up in a loss; the proximal optimizer refuses them.
+        where: with a single penalty, what to select. The default is the weights: no biases,
+            no normalisation parameters.
+        exclude: with a single penalty, what to leave out of that.
+
+    Raises:
+        TypeError: something else than a penalty where a penalty is expected.
+        ValueError: a selection that matches nothing, or ``where`` beside a mapping.
+
+    Warns:
+        UserWarning: nothing is penalised, since no weight is selected or every strength is 0.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1, L2
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> regularizer = Regularizer(model, {"0.weight": L1(1e-2), "2.weight": L2(1e-3)})
+        >>> regularizer
+        Regularizer: 18 of 23 parameters penalised
+          name      shape  count  penalty
+          0.weight  3 x 4     12  L1(l1=0.01): l1*sum|w|
+          2.weight  2 x 3      6  L2(l2=0.001): l2*sum(w^2)
+        >>> x, y = torch.randn(8, 4), torch.randint(2, (8,))
+        >>> loss = nn.functional.cross_entropy(model(x), y) + regularizer()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        penalties: Penalty | Mapping[Where, Penalty],
+        where: Where | None = None,
+        *,
+        exclude: Where | None = None,
+    ) -> None:
+        if isinstance(penalties, Mapping):
+            if where is not None or exclude is not None:
+                raise ValueError(
+                    "a mapping says itself what each penalty acts on: leave out where= and "
+                    "exclude=, or pass a single penalty."
+                )
+            terms = [(self._penalty(p), slots(model, key)) for key, p in penalties.items()]
+        else:
+            terms = [(self._penalty(penalties), slots(model, where, exclude=exclude))]
+        self.model = model
+        self.terms = [Term(penalty, tuple(found)) for penalty, found in terms]
+        if not any(term.slots for term in self.terms):
+            warnings.warn(
+                f"this regularizer penalises nothing: no weight of {type(model).__name__} was "
+                "selected (the default takes trainable tensors of two or more dimensions, "
+                "without biases and normalisation).",
+                stacklevel=2,
+            )
+        elif not any(term.penalty.strength > 0 for term in self.terms):
+            warnings.warn("this regularizer penalises nothing: every strength is 0.", stacklevel=2)
+
+    @staticmethod
+    def _penalty(found: object) -> Penalty:
+        if isinstance(found, Penalty):
+            return found
+        raise TypeError(
+            f"expected a penalty such as torchreg.L1(1e-4), or a mapping from names to penalties; "
+            f"found {found!r} of type {type(found).__name__}."
+        )
+
+    def __call__(self) -> Tensor:
+        """The penalty of the model as it is now: a differentiable scalar tensor."""
+        return total(
+            [penalty.value(parameter) for _, parameter, penalty in self.items()],
+            of="this regularizer",
+        )
+
+    def items(self) -> Iterator[tuple[str, nn.Parameter, Penalty]]:
+        """Every name, the parameter that it stands for now, and its penalty, in order."""
+        for term in self.terms:
+            for slot in term.slots:
+                yield slot.name, slot.parameter, term.penalty
+
+    def selection(self) -> dict[str, nn.Parameter]:
+        """The penalised parameters by name, each once."""
+        return {name: parameter for name, parameter, _ in self.items()}
+
+    def unpenalised(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters of the model that no penalty acts on, by name."""
+        penalised = {id(parameter) for _, parameter, _ in self.items()}
+        return {
+            slot.name: slot.parameter
+            for slot in slots(self.model, where=_anything)
+            if slot.parameter.requires_grad and id(slot.parameter) not in penalised
+        }
+
+    def overlap(self) -> list[str]:
+        """The names of parameters on which more than one penalty acts."""
+        names = [name for name, _, _ in self.items()]
+        return sorted({name for name in names if names.count(name) > 1})
+
+    def __repr__(self) -> str:
+        rows = [("name", "shape", "count", "penalty")]
+        swept = []
+        for term in self.terms:
+            for slot in term.slots:
+                parameter = slot.parameter
+                shape = " x ".join(str(size) for size in parameter.shape) or "scalar"
+                told = f"{term.penalty!r}: {term.penalty.formula}"
+                rows.append((slot.name, shape, f"{parameter.numel():,}", told))
+                if is_bias(slot) or is_normalisation(slot):
+                    swept.append(slot.name)
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        table = [
+            f"  {name:<{widths[0]}}  {shape:>{widths[1]}}  {count:>{widths[2]}}  {told}"
+            for name, shape, count, told in rows
+        ]
+        penalised = sum(parameter.numel() for parameter in self.selection().values())
+        everything = sum(parameter.numel() for parameter in self.model.parameters())
+        lines = [f"Regularizer: {penalised:,} of {everything:,} parameters penalised", *table]
+        if swept:
+            lines.append(f"  note: among them biases or normalisation: {', '.join(swept)}")
+        return "\n".join(lines)
+
+
+def fix_support(regularizer: Regularizer) -> Regularizer:
+    """Hold the present zeros of the penalised weights, and lift the penalty from the others.
+
+    The second half of a sparse training, called debiasing: L1 shrinks the weights that it
+    keeps, so train on with the support fixed and no penalty. The result goes to a new
+    :class:`torchreg.ProximalOptimizer`, whose zeros stay exact through momentum and decay.
+
+    Args:
+        regularizer: the penalties that made the zeros. It is not changed.
+
+    Returns:
+        A regularizer of the same model, with a :class:`torchreg.FixedSupport` per tensor.
+
+    Example:
+        >>> import torch
+        >>> from torchreg import L1
+        >>> model = nn.Linear(3, 1)
+        >>> _ = model.weight.data.copy_(torch.tensor([[0.0, 2.0, 0.0]]))
+        >>> fix_support(Regularizer(model, L1(1e-3)))
+        Regularizer: 3 of 4 parameters penalised
+          name    shape  count  penalty
+          weight  1 x 3      3  FixedSupport(1 of 3 kept): 0 on the support, else inf
+
+    Source: A. Belloni and V. Chernozhukov, "Least squares after model selection in
+    high-dimensional sparse models" (2013).
+    """
+    selection = regularizer.selection()
+    return Regularizer(
+        regularizer.model, {name: FixedSupport(w.detach() != 0) for name, w in selection.items()}
+    )
+
+
+def _anything(_name: str, _parameter: nn.Parameter) -> bool:
+    return True
