@@ -20,6 +20,7 @@ from torchreg.report import Sparsity, Support, sparsity, support
 from torchreg.certificate import Stationarity, stationarity
 
 if TYPE_CHECKING:
+    from torchreg import lightning as lightning
     from torchreg import plots as plots
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "StepSize",
     "Support",
     "fix_support",
+    "lightning",
     "plots",
     "select",
     "sparsity",
@@ -44,7 +46,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = {"plots"}
+_ON_DEMAND = {"lightning", "plots"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,184 @@
+"""What the mixin does during a fit: each optimizer step counts the penalty exactly once."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from torchreg.penalties import Penalty
+from torchreg.proximal import ProximalOptimizer
+from torchreg.report import sparsity
+
+if TYPE_CHECKING:
+    from torchreg.lightning.mixin import RegularizedMixin
+
+
+class Penalise(Callback):
+    """The callback that :class:`RegularizedMixin` adds to the trainer.
+
+    It reads the module's ``regularization`` and ``regularizer``, and keeps no state beyond a fit.
+    """
+
+    def __init__(self) -> None:
+        self._counted: set[Optimizer] = set()
+        self._hooks: list[Any] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Resolve the regularizer and give each optimizer its part of it.
+
+        The model is configured and on its device, the optimizers are built, and their states are
+        not restored yet.
+        """
+        self.on_fit_end(trainer, pl_module)
+        module = cast("RegularizedMixin", pl_module)
+        if module.regularization not in ("proximal", "loss"):
+            raise ValueError(
+                f"{type(module).__name__}.regularization is {module.regularization!r}; expected "
+                "'proximal' (exact zeros) or 'loss' (the penalty joins the loss)."
+            )
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            raise TypeError(
+                "DeepSpeed keeps gradients and steps to itself, where no penalty can join them. "
+                "Use another strategy, such as 'ddp'."
+            )
+        module._regularizer = None
+        regularizer = module.regularizer
+        trained = _trained(trainer)
+        if trained.isdisjoint(pl_module.parameters()):
+            return  # configure_optimizers returned None: nothing is trained
+        left = [
+            n for n, p in regularizer.selection().items() if p.requires_grad and p not in trained
+        ]
+        if left:
+            raise ValueError(
+                f"no optimizer of {type(module).__name__} holds the penalised {', '.join(left)}: "
+                "the penalty on it would do nothing. Return an optimizer for it from "
+                "configure_optimizers, or leave it out of configure_regularizer."
+            )
+        penalised = set(regularizer.selection().values())
+        trainer.optimizers = [
+            optimizer
+            if penalised.isdisjoint(_parameters(optimizer))
+            else self._penalised(module, optimizer)
+            for optimizer in trainer.optimizers
+        ]
+
+    def _penalised(self, module: "RegularizedMixin", optimizer: Optimizer) -> Optimizer:
+        """The optimizer that takes the penalty into account in the module's mode."""
+        if isinstance(optimizer, ProximalOptimizer):
+            raise TypeError(
+                f"configure_optimizers of {type(module).__name__} returns a ProximalOptimizer, and "
+                f"regularization = {module.regularization!r} makes the penalty act once more. "
+                "Return the torch.optim optimizer inside it."
+            )
+        self._hooks.append(optimizer.register_step_post_hook(self._check_counted))
+        if module.regularization == "proximal":
+            proximal = ProximalOptimizer(optimizer, module.regularizer)
+            proximal.register_step_pre_hook(lambda *_: self._counted.add(optimizer))
+            return proximal
+        if isinstance(optimizer, LBFGS) and any(
+            g["line_search_fn"] for g in optimizer.param_groups
+        ):
+            raise TypeError(
+                "the line search of LBFGS needs the value of loss + penalty, and training_step "
+                "returns the loss alone. Leave RegularizedMixin out and return "
+                "loss + regularizer() from training_step, or use line_search_fn=None."
+            )
+        return optimizer
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Add one subgradient of the penalty to the gradients, where the mode is ``"loss"``."""
+        module = cast("RegularizedMixin", pl_module)
+        if module.regularization != "loss":
+            return
+        self._counted.add(optimizer)
+        # A fused optimizer divides by the loss scale itself, in its step.
+        scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
+        fused = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        scale = scaler.get_scale() if fused else 1.0
+        held = set(_parameters(optimizer))
+        for name, parameter, penalty in module.regularizer.items():
+            if parameter in held and parameter.grad is not None:
+                if parameter.grad.is_sparse:
+                    raise RuntimeError(
+                        f"{name} has a sparse gradient, and a penalty acts on all of its rows. Use "
+                        "sparse=False in the embedding, or leave it out of configure_regularizer."
+                    )
+                parameter.grad.add_(_subgradient(penalty, parameter), alpha=scale)
+
+    def _check_counted(self, optimizer: Optimizer, *_: Any) -> None:
+        if optimizer not in self._counted:
+            raise RuntimeError(
+                f"{type(optimizer).__name__} has stepped without the penalty. Step the optimizers "
+                "that self.optimizers() returns, not those that configure_optimizers built."
+            )
+        self._counted.discard(optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Log the task loss, which Lightning has divided by the number of batches in a step."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is not None:
+            _log(trainer, pl_module, "train/task_loss", loss * trainer.accumulate_grad_batches)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the penalty and the sparsity."""
+        regularizer = cast("RegularizedMixin", pl_module).regularizer
+        _log(trainer, pl_module, "train/penalty", regularizer())
+        _log(trainer, pl_module, "train/sparsity", sparsity(regularizer).sparsity)
+
+    def on_exception(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
+        """Leave the user's optimizers as they were, also after an interrupt."""
+        self.on_fit_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Leave the user's optimizers as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._counted = [], set()
+
+
+@torch.enable_grad()
+def _subgradient(penalty: Penalty, parameter: Tensor) -> Tensor:
+    w = parameter.detach().requires_grad_()
+    value = penalty.value(w)
+    if not value.requires_grad:  # constant where it is finite
+        return torch.zeros_like(w)
+    return torch.autograd.grad(value, w)[0]
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
+    """The callbacks of a trainer, which Lightning does not annotate."""
+    return cast(list[Callback], cast(Any, trainer).callbacks)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _trained(trainer: pl.Trainer) -> set[Tensor]:
+    return {parameter for optimizer in trainer.optimizers for parameter in _parameters(optimizer)}
+
+
+def _log(trainer: pl.Trainer, module: pl.LightningModule, name: str, value: Any) -> None:
+    if not trainer.barebones:
+        module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
