@@ -11,8 +11,9 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from experiments import textbook
-from experiments.textbook import Comparison, Loss
+from experiments import textbook, textbook_report
+from experiments.textbook import Loss
+from experiments.textbook_report import Comparison
 
 # The curvature of log(1 + exp(-u)) is sigmoid(u) * sigmoid(-u), at most a quarter.
 LOSS = Loss(binary_cross_entropy_with_logits, curvature=0.25)
@@ -86,7 +87,7 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the case from the command line."""
-    textbook.command(
+    textbook_report.command(
         "classify",
         "Tell benign from malignant tumours (569 samples, 30 features, in scikit-learn) by "
         "logistic regression with L2, L1 and Elastic Net. Each is solved by a proximal optimizer "

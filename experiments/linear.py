@@ -11,8 +11,9 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, train_test_split
 from torch import Tensor
 
-from experiments import textbook
-from experiments.textbook import Comparison, Loss
+from experiments import textbook, textbook_report
+from experiments.textbook import Loss
+from experiments.textbook_report import Comparison
 
 
 def half_mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the case from the command line."""
-    textbook.command(
+    textbook_report.command(
         "linear",
         "Predict the progress of diabetes (442 patients, 10 features, in scikit-learn) by linear "
         "regression with L2, L1 and Elastic Net. Each is solved by a proximal optimizer to a "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import torchreg as tr
 from experiments import classify, linear, textbook
-from experiments.textbook import Comparison
+from experiments.textbook_report import Comparison
 
 
 @pytest.fixture(autouse=True, scope="module")
