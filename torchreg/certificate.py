@@ -63,7 +63,8 @@ def stationarity(
             are weighted by their length, the first dimension of their first tensor.
 
     Raises:
-        ValueError: the loss is not finite, not scalar or has no graph; there are no batches.
+        ValueError: the loss or its gradient is not finite; the loss is not scalar or has no graph
+            to the model; there are no batches; two penalties act on one parameter.
         TypeError: a batch in which no tensor is found; a loss tensor beside ``batches``.
 
     Example:
@@ -131,6 +132,7 @@ def _mean_gradient(
 
 
 def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor]) -> list[Tensor]:
+    given = isinstance(loss, Tensor)
     with torch.enable_grad():
         value = loss if isinstance(loss, Tensor) else loss()
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
@@ -142,7 +144,23 @@ def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor
         raise ValueError(f"the loss is not finite: {value.item()}.")
     if not parameters:
         return []
-    return list(torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True))
+    # A loss that was handed over may still be trained on: its graph is left whole.
+    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=given)
+    if all(gradient is None for gradient in found):
+        raise ValueError(
+            "the loss must be a scalar tensor with a graph to the model's parameters, found one "
+            "that depends on none of them: compute it from the regularizer's own model (after "
+            "copy.deepcopy(model) build the Regularizer again)."
+        )
+    gradients = [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+    if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        raise ValueError(
+            "the gradient of the loss is not finite, though the loss is: nothing can be certified."
+        )
+    return gradients
 
 
 def _length(batch: Any) -> int:

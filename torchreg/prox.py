@@ -35,7 +35,10 @@ def soft_threshold(w: Tensor, threshold: float | Tensor) -> Tensor:
         shrunk = (modulus - threshold).clamp(min=0)
         return w * (shrunk / modulus.clamp(min=torch.finfo(modulus.dtype).tiny))
     # w less its projection on [-threshold, threshold]: inside, w - w is exactly 0.
-    return w - torch.clamp(w, -threshold, threshold)  # type: ignore[arg-type]
+    if isinstance(threshold, Tensor):
+        return w - torch.clamp(w, -threshold, threshold)
+    largest = min(threshold, torch.finfo(w.dtype).max)  # clamp takes no larger number
+    return w - torch.clamp(w, -largest, largest)
 
 
 def ridge(w: Tensor, step: float | Tensor, l2: float) -> Tensor:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ class Regularizer:
     def __init__(
         self,
         model: nn.Module,
-        penalties: Penalty | Mapping[Where, Penalty],
+        penalties: Penalty | Mapping[Any, Penalty],
         where: Where | None = None,
         *,
         exclude: Where | None = None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -134,7 +135,8 @@ def support(layer: nn.Module | Tensor, names: Sequence[str] | None = None) -> Su
         >>> print(support(torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]), names=["a", "b", "c"]))
         2 of 3 input features used: b, c
     """
-    weight = getattr(layer, "weight", None) if isinstance(layer, nn.Module) else layer
+    shaped = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    weight: Any = getattr(layer, "weight", None) if shaped else layer
     if not isinstance(weight, Tensor) or weight.dim() < 2 or getattr(layer, "groups", 1) != 1:
         raise TypeError(
             f"expected a linear or ungrouped convolution layer, or a weight shaped (outputs, "

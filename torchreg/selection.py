@@ -5,7 +5,6 @@ A selection is an ordered ``dict[str, nn.Parameter]``. Names are those of the pl
 between, and a selection reads through them.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import AveragedModel
 
 Predicate = Callable[[str, nn.Parameter], bool]
@@ -36,6 +36,14 @@ class Slot:
     name: str
     owner: nn.Module
     attribute: str
+    layer: nn.Module
+    """The layer that uses it: the owner, or the layer that a parametrization belongs to."""
+
+    role: str
+    """What the layer calls it: ``weight``, ``bias``, ..."""
+
+    alias: str
+    """The name without its parametrization: ``fc.weight``."""
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -121,25 +129,38 @@ def slots(
 
 def is_normalisation(slot: Slot) -> bool:
     """Whether a slot belongs to a normalisation layer."""
-    return isinstance(slot.owner, _NORMS)
+    return isinstance(slot.layer, _NORMS)
 
 
 def is_bias(slot: Slot) -> bool:
     """Whether a slot is a bias by name: ``bias``, ``bias_k``, ``in_proj_bias``, ..."""
-    return "bias" in slot.attribute
+    return "bias" in slot.role
 
 
-def _walk(module: nn.Module, prefix: str = "") -> Iterator[Slot]:
-    """Every slot below a module, tied ones under each of their names, wrappers left out."""
+def _walk(
+    module: nn.Module, prefix: str = "", used: tuple[nn.Module, str, str] | None = None
+) -> Iterator[Slot]:
+    """Every slot below a module, tied ones under each of their names, wrappers left out.
+
+    ``used`` is the layer, role and alias of a parametrised tensor, where the module is a
+    parametrization of it.
+    """
     for attribute, parameter in module._parameters.items():
         if parameter is not None:
-            yield Slot(prefix + attribute, module, attribute)
+            name = prefix + attribute
+            yield Slot(name, module, attribute, *(used or (module, attribute, name)))
     for name, child in module._modules.items():
-        if child is not None:
-            wrapped = name in _WRAPPING_NAMES or (
-                name == "module" and isinstance(module, _WRAPPING_MODULES)
-            )
-            yield from _walk(child, prefix if wrapped else f"{prefix}{name}.")
+        if child is None:
+            continue
+        if name == "parametrizations" and is_parametrized(module):
+            for role, parametrization in child.named_children():
+                inside = f"{prefix}parametrizations.{role}."
+                yield from _walk(parametrization, inside, (module, role, prefix + role))
+            continue
+        wrapped = name in _WRAPPING_NAMES or (
+            name == "module" and isinstance(module, _WRAPPING_MODULES)
+        )
+        yield from _walk(child, prefix if wrapped else f"{prefix}{name}.", used)
 
 
 def _is_weight(slot: Slot) -> bool:
@@ -158,15 +179,15 @@ def _matching(found: list[Slot], model: nn.Module, where: Where | None) -> set[i
     """The ids of the parameters that ``where`` picks."""
     if where is None:
         return {id(slot.parameter) for slot in found if _is_weight(slot)}
-    if isinstance(where, str | type) or callable(where):
+    if isinstance(where, str | type) or (callable(where) and not isinstance(where, nn.Module)):
         picked = _matching_one(found, model, where)
         if not picked:
             raise ValueError(_nothing_matches(found, model, where))
         return picked
-    if not isinstance(where, Iterable):
+    if isinstance(where, nn.Module) or not isinstance(where, Iterable):
         raise TypeError(
-            f"expected a glob, a module type, a callable (name, parameter) -> bool or several of "
-            f"these, found {where!r}."
+            "expected a glob, a module type, a callable (name, parameter) -> "
+            f"bool or several of these, found {where!r}."
         )
     several = list(where)
     if not several:
@@ -178,10 +199,11 @@ def _matching_one(
     found: list[Slot], model: nn.Module, where: str | type[nn.Module] | Predicate
 ) -> set[int]:
     if isinstance(where, str):
-        return {
+        exact = {id(slot.parameter) for slot in found if where in (slot.name, slot.alias)}
+        return exact or {
             id(slot.parameter)
             for slot in found
-            if fnmatchcase(slot.name, where) or fnmatchcase(_plain(slot.name), where)
+            if fnmatchcase(slot.name, where) or fnmatchcase(slot.alias, where)
         }
     if isinstance(where, type):
         if not issubclass(where, nn.Module):
@@ -192,14 +214,9 @@ def _matching_one(
         return {
             id(slot.parameter)
             for slot in inside
-            if not is_bias(slot) and (isinstance(slot.owner, where) or not is_normalisation(slot))
+            if not is_bias(slot) and (isinstance(slot.layer, where) or not is_normalisation(slot))
         }
     return {id(slot.parameter) for slot in found if where(slot.name, slot.parameter)}
-
-
-def _plain(name: str) -> str:
-    """``fc.parametrizations.weight.original`` is asked for as ``fc.weight``."""
-    return re.sub(r"parametrizations\.(\w+)\.original\d*$", r"\1", name)
 
 
 def _nothing_matches(

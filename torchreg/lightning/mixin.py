@@ -12,7 +12,6 @@ from torch import Tensor
 from torchreg.lightning.penalise import Penalise, callbacks_of
 from torchreg.penalties import Penalty
 from torchreg.regularizer import Regularizer
-from torchreg.selection import Where
 
 
 class RegularizedMixin:
@@ -106,7 +105,7 @@ class RegularizedMixin:
         if configure is not None and not hasattr(configure, "_attaches_penalty"):
             cls.configure_callbacks = _attaching(configure)  # type: ignore[attr-defined]
 
-    def configure_regularizer(self) -> Penalty | Mapping[Where, Penalty] | Regularizer:
+    def configure_regularizer(self) -> Penalty | Mapping[Any, Penalty] | Regularizer:
         """Say what is penalised: the one method to write.
 
         Called when the fit starts, after ``configure_model``, ``setup`` and the move to the

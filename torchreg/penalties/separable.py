@@ -16,7 +16,7 @@ def _sum_abs(w: Tensor) -> Tensor:
 def _sum_squares(w: Tensor) -> Tensor:
     if w.is_complex():
         w = torch.view_as_real(w)
-    return w.square().sum(dtype=accumulation_dtype(w))
+    return w.to(accumulation_dtype(w)).square().sum()  # squares overflow float16 above 255
 
 
 def _distance(w: Tensor, smooth: Tensor, l1: float) -> Tensor:
