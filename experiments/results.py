@@ -1,5 +1,6 @@
 """Results on disk: written whole or not at all, and read back with a clear error."""
 
+import io
 import json
 import os
 import tempfile
@@ -44,6 +45,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically. NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure atomically, as PNG."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_bytes(path, drawn.getvalue())
 
 
 def read_json(path: Path) -> Any:

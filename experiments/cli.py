@@ -1,0 +1,203 @@
+"""The flags that every experiment has, and errors told in a line instead of a traceback."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from experiments.data import DataError
+
+PENALTIES = ("none", "l1", "l2", "elasticnet")
+EPILOG = """\
+A run that was interrupted goes on where it stopped when the same command is given again, and
+ends with the same weights. A finished run is not repeated: --fresh sets it aside first.
+"""
+
+
+class FolderError(RuntimeError):
+    """A run's folder holds something else than the command expects; the message says what to do."""
+
+
+class Flags(argparse.Namespace):
+    """What a run was asked for: the parsed flags, with their types."""
+
+    model: str
+    penalty: str
+    strength: float
+    l2: float
+    where: list[str] | None
+    mode: str
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    epochs: int
+    debias_epochs: int
+    debias_lr: float | None
+    batch_size: int
+    shift: int
+    flip: bool
+    limit: int | None
+    validation: int
+    seed: int
+    device: str
+    precision: str
+    data_dir: Path
+    out: Path | None
+    fresh: bool
+    cifar100: bool = False
+
+
+def parser(
+    script: str, description: str, models: Mapping[str, Callable[[int], nn.Module]]
+) -> argparse.ArgumentParser:
+    """Build the parser of a script; the script adds its own flags and sets its defaults.
+
+    Args:
+        script: as in ``python -m experiments.<script>``.
+        description: what the script measures.
+        models: the choices of ``--model``; the first is the default.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m experiments.{script}",
+        description=description,
+        epilog=EPILOG,
+        formatter_class=_Help,
+    )
+    group = made.add_argument_group("model and penalty")
+    names = list(models)
+    group.add_argument("--model", choices=names, default=names[0], help="the network")
+    group.add_argument(
+        "--penalty",
+        choices=PENALTIES,
+        default="l1",
+        help="l1*sum|w|, l2*sum(w^2), both, or none (dense)",
+    )
+    group.add_argument(
+        "--strength",
+        type=amount,
+        default=0.0,
+        help="l1, or l2 under --penalty l2; needed unless --penalty none",
+    )
+    group.add_argument("--l2", type=amount, default=0.0, help="l2 of --penalty elasticnet")
+    group.add_argument(
+        "--where",
+        nargs="+",
+        metavar="GLOB",
+        help="parameter names to penalise and to count (default: the weights; no biases, no "
+        "normalisation)",
+    )
+    group.add_argument(
+        "--mode",
+        choices=("proximal", "loss"),
+        default="proximal",
+        help="proximal steps, which leave exact zeros; or the penalty added to the loss, which "
+        "does not",
+    )
+
+    group = made.add_argument_group("training")
+    group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help=" ")
+    group.add_argument("--lr", type=amount, default=2e-3, help="at its peak; a cosine follows")
+    group.add_argument(
+        "--weight-decay", type=amount, default=0.0, help="the optimizer's own, on every parameter"
+    )
+    group.add_argument("--warmup", type=amount, default=0.0, help="epochs of rising lr")
+    group.add_argument("--epochs", type=count, default=30, help="with the penalty")
+    group.add_argument(
+        "--debias-epochs",
+        type=count,
+        default=0,
+        help="more epochs without the penalty, the zeros held: undoes the shrinkage",
+    )
+    group.add_argument("--debias-lr", type=amount, help="peak lr there (default: --lr)")
+    group.add_argument("--batch-size", type=positive, default=128, help=" ")
+    group.add_argument(
+        "--shift", type=count, default=0, metavar="PIXELS", help="random shifts up to so far"
+    )
+    group.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=False, help="random mirroring"
+    )
+    group.add_argument("--seed", type=count, default=0, help="of weights, order and split")
+
+    group = made.add_argument_group("data")
+    group.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="read from here, or download to here"
+    )
+    group.add_argument("--validation", type=positive, default=5000, help="training images held out")
+    group.add_argument("--limit", type=positive, help="use only so many images of each split")
+
+    group = made.add_argument_group("machine and output")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA first"
+    )
+    group.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed", "16-mixed", "64-true"),
+        default="32-true",
+        help="as Lightning names it; weights stay float32 in the mixed ones",
+    )
+    group.add_argument("--out", type=Path, help="the run's folder (default: named by its flags)")
+    group.add_argument("--fresh", action="store_true", help="set an earlier run aside, start anew")
+    return made
+
+
+def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
+    """Parse, and refuse combinations that would quietly do something else than they say."""
+    flags = made.parse_args(argv, namespace=Flags())
+    if flags.penalty == "none" and (flags.strength or flags.l2):
+        made.error("--strength and --l2 do nothing under --penalty none: leave them out")
+    if flags.penalty != "none" and not flags.strength:
+        made.error(f"--penalty {flags.penalty} needs a --strength above 0, such as 1e-4")
+    if flags.l2 and flags.penalty != "elasticnet":
+        made.error("--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength")
+    if flags.penalty == "elasticnet" and not flags.l2:
+        made.error("--penalty elasticnet needs an --l2 above 0 (without one it is --penalty l1)")
+    if not flags.epochs:
+        made.error("--epochs must be at least 1")
+    if flags.penalty == "none" and flags.debias_epochs:
+        made.error("--debias-epochs needs a penalty: a dense run has no zeros to hold")
+    return flags
+
+
+def told(main: Callable[[], None]) -> None:
+    """Run a script; an error that the user can mend ends it with a message and status 1."""
+    try:
+        main()
+    except (OSError, ValueError, DataError, FolderError) as error:
+        sys.exit(f"error: {error}")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Wrapped help with defaults, left out where there is none to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or "default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def amount(text: str) -> float:
+    """A finite number of at least 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def count(text: str) -> int:
+    """An integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value

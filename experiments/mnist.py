@@ -1,0 +1,40 @@
+"""Accuracy against sparsity on MNIST, with the two LeNets that sparsity papers report on."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from experiments import cli
+from experiments.data import MNIST_SOURCE
+from experiments.models import LeNet5Caffe, LeNet300_100
+from experiments.run import run
+from experiments.training import Task
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "lenet-300-100": LeNet300_100,
+    "lenet-5-caffe": LeNet5Caffe,
+}
+
+DESCRIPTION = """\
+Train a LeNet on MNIST with a penalty, exact zeros included, then without it on the weights that
+are left; test both.
+
+  python -m experiments.mnist --strength 1e-4 --shift 1 --epochs 25 --debias-epochs 5
+  python -m experiments.mnist --penalty none
+"""
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Task, cli.Flags]:
+    """Read the flags of this script."""
+    made = cli.parser("mnist", DESCRIPTION, MODELS)
+    flags = cli.parse(made, argv)
+    return Task("mnist", MNIST_SOURCE, MODELS[flags.model]), flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one experiment."""
+    run(*parse(argv))
+
+
+if __name__ == "__main__":
+    cli.told(main)

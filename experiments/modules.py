@@ -1,0 +1,121 @@
+"""The networks as LightningModules: a dense baseline, and the same with a penalty."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import MulticlassAccuracy
+
+import torchreg as tr
+from experiments.cli import Flags
+from torchreg.lightning import RegularizedMixin
+
+
+class Classifier(pl.LightningModule):
+    """An ordinary classifier, which knows nothing of penalties: the dense baseline.
+
+    Args:
+        model: from images to logits.
+        classes: how many.
+        flags: optimizer and schedule.
+        lr: at its peak.
+        epochs: the length of the schedule.
+    """
+
+    def __init__(
+        self, model: nn.Module, classes: int, flags: Flags, *, lr: float, epochs: int
+    ) -> None:
+        super().__init__()
+        self.model, self.flags, self.lr, self.epochs = model, flags, lr, epochs
+        self.accuracies = nn.ModuleDict(
+            {
+                f"{split}_accuracy": MulticlassAccuracy(classes, average="micro")
+                for split in ("train", "val", "test")
+            }
+        )
+        self.rows: list[dict[str, Any]] = []
+
+    def _loss(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, y)
+        accuracy = self.accuracies[f"{split}_accuracy"]
+        assert isinstance(accuracy, MulticlassAccuracy)
+        accuracy(logits, y)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(y)}
+        self.log(f"{split}/loss", loss, **options)
+        self.log(f"{split}/accuracy", accuracy, prog_bar=split == "val", **options)
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:  # noqa: ARG002
+        """The mean cross entropy, without any penalty."""
+        return self._loss("train", batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:  # noqa: ARG002
+        """Loss and accuracy on the images held out."""
+        self._loss("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:  # noqa: ARG002
+        """Loss and accuracy on the test images."""
+        self._loss("test", batch)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer of the flags, its lr under a warm-up and a cosine to zero."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        warm = min(1.0, self.flags.warmup / self.epochs) * steps
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / warm) if warm else 1.0
+            return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+        optimizer = make_optimizer(self.model, self.flags, self.lr)
+        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the rows of the epochs so far: a resumed run tells of all of them."""
+        checkpoint["rows"] = self.rows
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the rows of the epochs before."""
+        self.rows = checkpoint["rows"]
+
+
+class SparseClassifier(RegularizedMixin, Classifier):
+    """The same classifier with a penalty: the mixin, and one method.
+
+    Args:
+        held: hold the zeros that there are and penalise nothing else.
+    """
+
+    def __init__(self, *args: Any, held: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.held = held
+        if self.flags.mode == "loss" and not held:
+            self.regularization = "loss"
+
+    def configure_regularizer(self) -> tr.Regularizer:
+        """The penalty of the flags, or the zeros of the weights as they are now."""
+        regularizer = tr.Regularizer(self.model, make_penalty(self.flags), self.flags.where)
+        return tr.fix_support(regularizer) if self.held else regularizer
+
+
+def make_penalty(flags: Flags) -> tr.Penalty:
+    """The penalty that the flags name."""
+    if flags.penalty == "l2":
+        return tr.L2(flags.strength)
+    if flags.penalty == "elasticnet":
+        return tr.ElasticNet(flags.strength, flags.l2)
+    return tr.L1(flags.strength)
+
+
+def make_optimizer(model: nn.Module, flags: Flags, lr: float) -> Optimizer:
+    """The optimizer that the flags name, in torch's fused form: one pass over the weights."""
+    options: dict[str, Any] = {"lr": lr, "weight_decay": flags.weight_decay, "fused": True}
+    if flags.optimizer == "sgd":
+        return SGD(model.parameters(), momentum=0.9, nesterov=True, **options)
+    return (AdamW if flags.optimizer == "adamw" else Adam)(model.parameters(), **options)

@@ -1,0 +1,201 @@
+"""Train a classifier with a penalty, then train on without it: what every experiment shares.
+
+Phase one trains with the penalty for ``--epochs``. Phase two starts from its last weights, holds
+their zeros and trains the others without the penalty (debiasing). Each phase has a cosine
+schedule and checkpoints of its own, so a run resumes inside either.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+
+import torchreg as tr
+from experiments.artifacts import WholeCheckpoints
+from experiments.cli import Flags
+from experiments.data import Batches, Images, Source, hold_out, read
+from experiments.modules import Classifier, SparseClassifier
+from torchreg.lightning import SparsityMonitor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a script settles before its flags are read: the data and the network."""
+
+    name: str
+    source: Source
+    model: Callable[[int], nn.Module]
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Called after each epoch with its row; a sweep may raise from it to end the run."""
+
+
+class Rows(pl.Callback):
+    """Note each epoch in a row, say it in a line, and report it."""
+
+    def __init__(self, phase: str, report: Report | None, *, quiet: bool) -> None:
+        self.phase, self.report, self.quiet = phase, report, quiet
+        self.start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self.start = perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the checkpoint is written, so that it holds the row of its own epoch."""
+        assert isinstance(pl_module, Classifier)
+        got = trainer.callback_metrics
+        zeros = tr.sparsity(tr.select(pl_module.model, pl_module.flags.where))
+        row = {
+            "phase": self.phase,
+            "epoch": trainer.current_epoch + 1,
+            "val_accuracy": round(float(got["val/accuracy"]), 6),
+            "val_loss": float(got["val/loss"]),
+            "density": zeros.density,
+            "seconds": perf_counter() - self.start,
+        }
+        pl_module.rows.append(row)
+        if not self.quiet:
+            print(
+                f"{self.phase:<9}  epoch {row['epoch']:>3} of {trainer.max_epochs}  validation "
+                f"{row['val_accuracy']:.2%}  density {row['density']:.2%}  "
+                f"{row['seconds']:.1f} s",
+                flush=True,
+            )
+        if self.report is not None:
+            self.report(row)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the two phases, trained."""
+
+    name: str
+    module: Classifier
+    trainer: pl.Trainer
+    folder: Path
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The row of the last epoch, whose weights the numbers of a run are of."""
+        return self.module.rows[-1]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Leave out what Lightning says of every run, and three warnings that mean no harm here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for harmless in (
+            r"Checkpoint directory .* exists and is not empty",  # it is how a run resumes
+            r"The number of training batches .* is smaller than the logging interval",
+            r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own call of torch
+        ):
+            warnings.filterwarnings("ignore", message=harmless)
+        yield
+
+
+@quietly()
+def train(
+    task: Task, flags: Flags, folder: Path, report: Report | None = None, *, quiet: bool = False
+) -> list[Phase]:
+    """Train the phases that the flags ask for; phases and epochs done before are not repeated.
+
+    The test images are not touched: a sweep calls this and reads ``phases[-1].last``, with
+    ``val_accuracy`` and ``density``.
+
+    Args:
+        task: data and network.
+        flags: everything else.
+        folder: where checkpoints and logs go, and are looked for.
+        report: called after each epoch.
+        quiet: print nothing.
+    """
+    pl.seed_everything(flags.seed, verbose=False)
+    images = limited(read(task.source, flags.data_dir, train=True), flags)
+    fitted, held_out = hold_out(images, min(flags.validation, len(images) // 2), flags.seed)
+    model = task.model(task.source.classes).to(memory_format=torch.channels_last)
+    dense = flags.penalty == "none"
+    phases: list[Phase] = []
+    for held in [False, True] if flags.debias_epochs else [False]:
+        name = "debiased" if held else "dense" if dense else "penalised"
+        epochs = flags.debias_epochs if held else flags.epochs
+        lr = flags.debias_lr if held and flags.debias_lr is not None else flags.lr
+        options: dict[str, Any] = {"lr": lr, "epochs": epochs}
+        module = (
+            Classifier(model, task.source.classes, flags, **options)
+            if dense
+            else SparseClassifier(model, task.source.classes, flags, held=held, **options)
+        )
+        place = folder / name
+        trainer = make_trainer(
+            flags,
+            max_epochs=epochs,
+            logger=[TensorBoardLogger(place, "tensorboard"), CSVLogger(place, "csv")],
+            callbacks=[Rows(name, report, quiet=quiet), SparsityMonitor(), *checkpoints(place)],
+        )
+        device = trainer.strategy.root_device
+        batches = Batches(
+            fitted,
+            task.source,
+            flags.batch_size,
+            device=device,
+            seed=2 * flags.seed + held,
+            shift=flags.shift,
+            flip=flags.flip,
+        )
+        last = place / "last.ckpt"
+        trainer.fit(
+            module,
+            batches,
+            Batches(held_out, task.source, 1000, device=device),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+        phases.append(Phase(name, module, trainer, place))
+    return phases
+
+
+def checkpoints(folder: Path) -> list[ModelCheckpoint]:
+    """Keep ``best.ckpt``, of the highest validation accuracy, and ``last.ckpt``, to resume from.
+
+    A run's results are of the last epoch, not of the best: while zeros are still being made an
+    earlier epoch may be more accurate because it is denser, and the cosine settles both at the
+    end. After debiasing, where all epochs have the same zeros, the two compare.
+    """
+    # Two callbacks: with save_last=True Lightning writes last.ckpt only when best.ckpt changes.
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False
+    )
+    return [best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
+
+
+def make_trainer(flags: Flags, **options: Any) -> pl.Trainer:
+    """A Trainer on one device, without what an in-memory run has no use for."""
+    return pl.Trainer(
+        accelerator=flags.device,
+        devices=1,
+        precision=flags.precision,  # type: ignore[arg-type]
+        plugins=[WholeCheckpoints()],
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=50,
+        **options,
+    )
+
+
+def limited(images: Images, flags: Flags) -> Images:
+    """The first ``--limit`` images."""
+    return images.at(slice(0, flags.limit))

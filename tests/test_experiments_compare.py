@@ -1,0 +1,106 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import cli, compare, mnist
+from experiments.artifacts import settings_of
+from experiments.training import train
+from tests.datasets import write_mnist
+
+
+def write_run(folder: Path, *flags: str, errors: dict[str, float], density: float = 1.0) -> Path:
+    _, parsed = mnist.parse([*flags, "--out", str(folder)])
+    phases = {
+        name: {
+            "test_error": error,
+            "val_error": error,
+            "density": density,
+            "weights": 266_200,
+            "seconds": 10.0,
+        }
+        for name, error in errors.items()
+    }
+    result: dict[str, Any] = {"task": "mnist", "flags": settings_of(parsed), "phases": phases}
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def test_seeds_are_averaged_and_settings_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"sparse{seed}",
+            *("--strength", "1e-4", "--seed", str(seed), "--debias-epochs", "1"),
+            errors={"penalised": penalised, "debiased": 0.015},
+            density=density,
+        )
+        for seed, penalised, density in ((0, 0.018, 0.10), (1, 0.020, 0.12), (2, 0.022, 0.11))
+    ]
+    runs.append(write_run(tmp_path / "dense", "--penalty", "none", errors={"dense": 0.016}))
+    out = tmp_path / "table"
+    compare.main([*map(str, runs), "--out", str(out)])
+    text = (out / "table.txt").read_text()
+    rows = [line.split() for line in text.splitlines()[2:]]
+    assert " ".join(rows[0]) == (
+        "lenet-300-100 l1 0.0001 penalised 3 2.00 ± 0.20 2.00 ± 0.20 11.00 ± 1.00 10"
+    )
+    assert rows[1][3:7] == ["debiased", "3", "1.50", "±"]
+    assert rows[2] == ["lenet-300-100", "none", "dense", "1", "1.60", "1.60", "100.00", "10"]
+    assert text.strip() in capsys.readouterr().out
+    assert (out / "table.md").read_text().startswith("| run")
+    with (out / "table.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert float(read[0]["test_error_mean"]) == pytest.approx(0.02)
+    assert float(read[0]["test_error_std"]) == pytest.approx(0.002)
+    assert read[2]["test_error_std"] == ""
+    assert read[0]["weights"] == "266200"
+    assert (out / "accuracy-sparsity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_differences_are_named(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / lr, "--strength", "1e-4", "--lr", lr, errors={"penalised": 0.02})
+        for lr in ("1e-3", "2e-3")
+    ]
+    text = compare.compare(runs, None)
+    assert "lr 0.001" in text
+    assert "lr 0.002" in text
+
+
+def test_unfinished_and_strange_folders(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="is not the folder of a run"):
+        cli.told(lambda: compare.main([str(tmp_path)]))
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(SystemExit, match="the run is not finished"):
+        cli.told(lambda: compare.main([str(tmp_path)]))
+    (tmp_path / "result.json").write_text('{"task": ')
+    with pytest.raises(SystemExit, match="is not readable JSON"):
+        cli.told(lambda: compare.main([str(tmp_path)]))
+
+
+def test_a_sweep_trains_by_a_function_and_may_stop_it(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "data")
+    flags = ["--strength", "1", "--epochs", "3", "--batch-size", "50", "--device", "cpu"]
+    task, parsed = mnist.parse([*flags, "--data-dir", str(tmp_path / "data")])
+    parsed.strength = 1e-3
+    seen: list[dict[str, Any]] = []
+    (phase,) = train(task, parsed, tmp_path / "whole", seen.append, quiet=True)
+    assert [row["epoch"] for row in seen] == [1, 2, 3]
+    assert phase.last == seen[-1]
+    assert 0 < phase.last["density"] < 1
+    assert 0 <= phase.last["val_accuracy"] <= 1
+
+    class Pruned(Exception):
+        pass
+
+    def prune(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise Pruned
+
+    with pytest.raises(Pruned):
+        train(task, parsed, tmp_path / "pruned", prune, quiet=True)
