@@ -353,4 +353,4 @@ def _tidy(axes: Any) -> None:
 def _bare(axes: Any) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    axes.spines[:].set(color="#BBBBBB", linewidth=0.6)

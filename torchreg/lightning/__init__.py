@@ -8,7 +8,9 @@ except ModuleNotFoundError as error:  # pragma: no cover
         name=error.name,
     ) from error
 
-from torchreg.lightning.callbacks import Debias, RestoreSupport, SparsityMonitor
+from torchreg.lightning.averaging import RestoreSupport
+from torchreg.lightning.debias import Debias
 from torchreg.lightning.mixin import RegularizedMixin
+from torchreg.lightning.monitor import SparsityMonitor
 
 __all__ = ["Debias", "RegularizedMixin", "RestoreSupport", "SparsityMonitor"]

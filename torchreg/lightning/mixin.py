@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchreg.lightning.penalise import Penalise, callbacks_of
 from torchreg.penalties import Penalty
+from torchreg.proximal import ProximalOptimizer
 from torchreg.regularizer import Regularizer
 
 
@@ -198,3 +199,11 @@ def _attaching(
 
     configure_callbacks._attaches_penalty = True  # type: ignore[attr-defined]
     return configure_callbacks
+
+
+def regularizers_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Regularizer]:
+    """The module's regularizer, or those of its proximal optimizers, each once."""
+    if isinstance(pl_module, RegularizedMixin):
+        return [pl_module.regularizer]
+    proximal = [o for o in trainer.optimizers if isinstance(o, ProximalOptimizer)]
+    return list(dict.fromkeys(optimizer.regularizer for optimizer in proximal))
