@@ -44,7 +44,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed",
         type=_at_least(0),
-        default=0,
+        default=1,
         help="draws the splits and the initial weights (default: %(default)s)",
     )
     length = parser.add_mutually_exclusive_group()

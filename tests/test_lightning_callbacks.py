@@ -31,7 +31,6 @@ from tests.test_lightning_mixin import (
 from torchreg.lightning import Debias, RegularizedMixin, RestoreSupport, SparsityMonitor
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The '\\w+' does not have many workers"),
 ]
 

@@ -20,7 +20,6 @@ from torchreg import prox
 from torchreg.lightning import RegularizedMixin
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The '\\w+' does not have many workers"),
 ]
 torch.set_num_threads(1)

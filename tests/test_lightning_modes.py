@@ -32,7 +32,6 @@ from tests.test_lightning_mixin import (
 from torchreg.lightning import RegularizedMixin
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The '\\w+' does not have many workers"),
 ]
 

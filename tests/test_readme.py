@@ -14,6 +14,8 @@ README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
 
 
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_every_snippet_prints_what_stands_below_it() -> None:
     blocks = BLOCK.findall(README)
     assert len(blocks) >= 4
