@@ -33,6 +33,7 @@ class Flags(argparse.Namespace):
     optimizer: str
     lr: float
     weight_decay: float
+    momentum: float
     warmup: float
     epochs: int
     debias_epochs: int
@@ -103,6 +104,9 @@ def parser(
     group.add_argument("--lr", type=amount, default=2e-3, help="at its peak; a cosine follows")
     group.add_argument(
         "--weight-decay", type=amount, default=0.0, help="the optimizer's own, on every parameter"
+    )
+    group.add_argument(
+        "--momentum", type=_fraction, default=0.9, help="of SGD (Nesterov); beta1 of Adam, AdamW"
     )
     group.add_argument("--warmup", type=amount, default=0.0, help="epochs of rising lr")
     group.add_argument("--epochs", type=count, default=30, help="with the penalty")
