@@ -106,7 +106,7 @@ def parser(
         "--weight-decay", type=amount, default=0.0, help="the optimizer's own, on every parameter"
     )
     group.add_argument(
-        "--momentum", type=_fraction, default=0.9, help="of SGD (Nesterov); beta1 of Adam, AdamW"
+        "--momentum", type=fraction, default=0.9, help="of SGD (Nesterov); beta1 of Adam, AdamW"
     )
     group.add_argument("--warmup", type=amount, default=0.0, help="epochs of rising lr")
     group.add_argument("--epochs", type=count, default=30, help="with the penalty")
@@ -188,6 +188,14 @@ def amount(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number of at least 0 and below 1."""
+    value = amount(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
     return value
 
 
