@@ -35,6 +35,7 @@ class Flags(argparse.Namespace):
     weight_decay: float
     momentum: float
     warmup: float
+    final_lr: float
     epochs: int
     debias_epochs: int
     debias_lr: float | None
@@ -109,6 +110,14 @@ def parser(
         "--momentum", type=fraction, default=0.9, help="of SGD (Nesterov); beta1 of Adam, AdamW"
     )
     group.add_argument("--warmup", type=amount, default=0.0, help="epochs of rising lr")
+    group.add_argument(
+        "--final-lr",
+        type=fraction,
+        default=0.0,
+        metavar="FRACTION",
+        help="where the cosine of the penalised epochs ends, as a part of the peak; above 0 it "
+        "keeps the zeros that a vanishing lr, which cannot bring weights back to zero, would lose",
+    )
     group.add_argument("--epochs", type=count, default=30, help="with the penalty")
     group.add_argument(
         "--debias-epochs",

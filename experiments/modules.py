@@ -23,14 +23,23 @@ class Classifier(pl.LightningModule):
         classes: how many.
         flags: optimizer and schedule.
         lr: at its peak.
+        final_lr: where its cosine ends, as a part of the peak.
         epochs: the length of the schedule.
     """
 
     def __init__(
-        self, model: nn.Module, classes: int, flags: Flags, *, lr: float, epochs: int
+        self,
+        model: nn.Module,
+        classes: int,
+        flags: Flags,
+        *,
+        lr: float,
+        final_lr: float,
+        epochs: int,
     ) -> None:
         super().__init__()
-        self.model, self.flags, self.lr, self.epochs = model, flags, lr, epochs
+        self.model, self.flags, self.epochs = model, flags, epochs
+        self.lr, self.final_lr = lr, final_lr
         self.accuracies = nn.ModuleDict(
             {
                 f"{split}_accuracy": MulticlassAccuracy(classes, average="micro")
@@ -64,13 +73,14 @@ class Classifier(pl.LightningModule):
         self._loss("test", batch)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the flags, its lr under a warm-up and a cosine to zero."""
+        """The optimizer of the flags, its lr under a warm-up and a cosine."""
         steps = int(self.trainer.estimated_stepping_batches)
         warm = min(1.0, self.flags.warmup / self.epochs) * steps
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / warm) if warm else 1.0
-            return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+            fall = 0.5 * (1 + math.cos(math.pi * step / steps))
+            return rise * (self.final_lr + (1 - self.final_lr) * fall)
 
         optimizer = make_optimizer(self.model, self.flags, self.lr)
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}

@@ -132,7 +132,8 @@ def train(
         name = "debiased" if held else "dense" if dense else "penalised"
         epochs = flags.debias_epochs if held else flags.epochs
         lr = flags.debias_lr if held and flags.debias_lr is not None else flags.lr
-        options: dict[str, Any] = {"lr": lr, "epochs": epochs}
+        final_lr = 0.0 if held or dense else flags.final_lr
+        options: dict[str, Any] = {"lr": lr, "final_lr": final_lr, "epochs": epochs}
         module = (
             Classifier(model, task.source.classes, flags, **options)
             if dense
