@@ -60,10 +60,13 @@ def run(
     rows = []
     for name, penalty_of in textbook.penalties(l1_ratio).items():
         errors = textbook.cross_validate(
-            x[train], y[train], LOSS, penalty_of, STRENGTHS, inside, steps=steps
+            x[train], y[train], LOSS, penalty_of, STRENGTHS, inside, steps=steps, name=name
         )
         strength = STRENGTHS[int(np.argmin(errors))]
-        fit = textbook.solve(x_train, y[train], LOSS, penalty_of(strength), steps=steps)
+        fit = textbook.solve(
+            x_train, y[train], LOSS, penalty_of(strength), steps=steps,
+            name=textbook.at(name, strength),
+        )  # fmt: skip
         theirs: Any = reference(name, strength, l1_ratio, len(train))
         theirs.fit(x_train.numpy(), labels[train])
         with torch.no_grad():

@@ -37,6 +37,8 @@ class Flags(argparse.Namespace):
     warmup: float
     final_lr: float
     epochs: int
+    penalty_lr: float | None
+    dense_epochs: int
     debias_epochs: int
     debias_lr: float | None
     batch_size: int
@@ -119,6 +121,10 @@ def parser(
         "keeps the zeros that a vanishing lr, which cannot bring weights back to zero, would lose",
     )
     group.add_argument("--epochs", type=count, default=30, help="with the penalty")
+    group.add_argument("--penalty-lr", type=amount, help="peak lr there (default: --lr)")
+    group.add_argument(
+        "--dense-epochs", type=count, default=0, help="epochs without the penalty before them"
+    )
     group.add_argument(
         "--debias-epochs",
         type=count,
@@ -170,8 +176,11 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
         made.error("--penalty elasticnet needs an --l2 above 0 (without one it is --penalty l1)")
     if not flags.epochs:
         made.error("--epochs must be at least 1")
-    if flags.penalty == "none" and flags.debias_epochs:
-        made.error("--debias-epochs needs a penalty: a dense run has no zeros to hold")
+    if flags.penalty == "none" and (flags.debias_epochs or flags.dense_epochs):
+        made.error(
+            "--dense-epochs and --debias-epochs stand before and after epochs with a penalty; "
+            "under --penalty none give --epochs alone"
+        )
     return flags
 
 

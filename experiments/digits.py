@@ -37,7 +37,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_folder,
         default=Path("runs/digits"),
         help="folder for the results, and for the finished runs (default: %(default)s)",
     )
@@ -167,6 +167,12 @@ def _follow_parent() -> None:
             os._exit(1)
 
         threading.Thread(target=wait, daemon=True).start()
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected the name of a folder, found {text!r}")
+    return Path(text)
 
 
 def _at_least(least: int) -> Callable[[str], int]:

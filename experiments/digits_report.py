@@ -19,7 +19,8 @@ from torchreg import plots
 
 RULE = (
     "Of each method the strongest strength whose validation accuracy is within one standard error "
-    "of that method's best. The test split is read once, for these alone."
+    "of that method's best validation accuracy. The test split is read once, for the chosen "
+    "strengths alone."
 )
 
 
@@ -96,14 +97,14 @@ def draw(
     }
     mapped = ("no penalty", "L1 in the loss", "proximal L1")
     first = {name: models[name].get_parameter("0.weight") for name in mapped}
-    grid = {
-        name: [(run.exact, run.validation) for run in runs if run.settings.method == name]
-        for name in names
-    }
+    grid = {name: [run for run in runs if run.settings.method == name] for name in names}
     figures = {
         "accuracy_sparsity.png": plots.frontier(
-            grid,
-            chosen={name: (c.run.exact, c.test) for name, c in zip(names, chosen, strict=True)},
+            {name: [(run.exact, run.validation) for run in one] for name, one in grid.items()},
+            chosen={
+                name: (grid[name].index(c.run), c.test)
+                for name, c in zip(names, chosen, strict=True)
+            },
             lowest=0.9,
         ),
         "weights.png": plots.weight_histograms(weights),
@@ -125,7 +126,7 @@ def draw(
 
 def _table(chosen: Sequence[Chosen]) -> tuple[list[str], list[list[str]]]:
     header = [
-        "method", "strength", "test acc.", "exact zeros", "near zeros", "pixels", "stationarity",
+        "method", "strength", "test acc.", "exact zeros", "near zeros", "pixels", "residual",
         "seconds",
     ]  # fmt: skip
     rows = [
@@ -136,12 +137,18 @@ def _table(chosen: Sequence[Chosen]) -> tuple[list[str], list[list[str]]]:
             f"{c.run.exact:.1%}" if c.run.exact else "0",
             f"{c.run.near:.1%}",
             f"{c.inputs}/64",
-            f"{c.run.stationarity:.1e}",
+            _residual(c.run.residual),
             f"{c.run.seconds:.1f}",
         ]
         for c in chosen
     ]
     return header, rows
+
+
+def _residual(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 10 else f"{value:#.2g}"
 
 
 def _notes(chosen: Sequence[Chosen], samples: int) -> str:
@@ -158,9 +165,9 @@ def _notes(chosen: Sequence[Chosen], samples: int) -> str:
         f"How a strength was chosen: {RULE}",
         "Columns: strength is l1 (l2 for L2; Elastic Net has l1 = l2). Near zeros are |w| <= "
         "0.001, exact ones among them. Pixels are the inputs that the first layer uses. "
-        "Stationarity is the largest distance of -grad to the subdifferential of the penalty, in "
-        "units of the gradient of the mean loss over the whole training split; 0 is a stationary "
-        "point.",
+        "The residual is the distance of -grad, over the whole training split, to the "
+        "subdifferential of the penalty, at the largest coordinate and relative to the strength; "
+        "0 is a stationary point, and runs of this length stop before they get there.",
         f"Seed {settings.seed}, {settings.steps} full-batch steps of Adam for each run. Run "
         "again, only the seconds differ.",
     ]

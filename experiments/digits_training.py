@@ -115,6 +115,8 @@ class Run:
     stationarity: float
     """The largest absolute distance to a stationary point of loss + penalty, over the whole
     training split; without a penalty the largest entry of the gradient."""
+    residual: float | None
+    """The same relative to the strength; None without a penalty."""
     seconds: float
     steps: list[int]
     losses: list[float]
@@ -163,6 +165,7 @@ def train(settings: Settings, folder: Path) -> None:
     seconds = time.perf_counter() - start
 
     final = cross_entropy(model(training.x), training.y)
+    absolute = distance(model, regularizer, final)
     zeros = tr.sparsity(model)
     taken.append((settings.steps, final.item(), zeros.sparsity))
     weights = io.BytesIO()
@@ -172,7 +175,8 @@ def train(settings: Settings, folder: Path) -> None:
         validation=accuracy(model, validation),
         exact=zeros.sparsity,
         near=zeros.near_sparsity,
-        stationarity=distance(model, regularizer, final),
+        stationarity=absolute,
+        residual=absolute / settings.strength if settings.strength else None,
         seconds=seconds,
         steps=[step for step, _, _ in taken],
         losses=[value for _, value, _ in taken],

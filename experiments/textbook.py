@@ -64,6 +64,11 @@ def penalties(l1_ratio: float) -> dict[str, Callable[[float], tr.Penalty]]:
     }
 
 
+def at(name: str, strength: float) -> str:
+    """A penalty and its strength, as the table has them."""
+    return f"{name} at strength {strength:.4g}"
+
+
 def standardise(train: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale columns to mean 0 and deviation 1 in ``train``; ``other`` has no say."""
     mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0)
@@ -79,6 +84,7 @@ def solve(
     steps: int,
     tolerance: float = CERTIFICATE,
     start: nn.Linear | None = None,
+    name: str | None = None,
 ) -> Fit:
     """Minimise ``loss.mean(x w + b, y) + penalty(w)`` over w and b, on all samples at once.
 
@@ -92,6 +98,7 @@ def solve(
         steps: give up after this many.
         tolerance: stop when the stationarity residual is below.
         start: where to begin (not changed); zero by default.
+        name: what an error calls this penalty, beside its strength for example.
 
     Raises:
         ArithmeticError: not certified after all steps. There is no uncertified result.
@@ -117,7 +124,7 @@ def solve(
             if residual <= tolerance:
                 return Fit(model, residual, step)
     raise ArithmeticError(
-        f"{penalty!r} is not solved after {steps} steps: the stationarity residual is "
+        f"{name or repr(penalty)} is not solved after {steps} steps: the stationarity residual is "
         f"{residual:.1e} of the strength, {tolerance:.0e} is asked for. Allow more with --steps."
     )
 
@@ -131,6 +138,7 @@ def cross_validate(
     folds: Iterable[tuple[Any, Any]],
     *,
     steps: int,
+    name: str,
 ) -> list[float]:
     """The mean loss on held-out data at each strength, averaged over the folds.
 
@@ -142,6 +150,7 @@ def cross_validate(
         strengths: from strong to weak: each solution starts at the one before.
         folds: pairs of row indices (inside, held out).
         steps: most steps of one fit.
+        name: what an error calls the penalty.
     """
     errors = torch.zeros(len(strengths), dtype=torch.float64)
     count = 0
@@ -150,8 +159,9 @@ def cross_validate(
         model: nn.Linear | None = None
         for i, strength in enumerate(strengths):
             model = solve(
-                x_in, y_in, loss, penalty_of(strength), steps=steps, tolerance=ROUGH, start=model
-            ).model
+                x_in, y_in, loss, penalty_of(strength), steps=steps, tolerance=ROUGH, start=model,
+                name=at(name, strength),
+            ).model  # fmt: skip
             with torch.no_grad():
                 errors[i] += loss.mean(model(x_out), y_out)
     return [float(error) / count for error in errors]

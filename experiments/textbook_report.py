@@ -59,9 +59,9 @@ def report(rows: Sequence[Comparison], features: Sequence[str], score: str) -> s
     lines = [[name, *map(_number, values)] for name, *values in zip(names, *columns, strict=True)]
     coefficients = results.table(header, lines)
 
-    head = ["penalty", "strength", "zeros", "sklearn", "same", "difference", "residual", "steps"]
+    head = ["penalty", "strength", "zeros", "sklearn zeros", "same", "difference", "residual"]
     summary = results.table(
-        [*head, score, "sklearn"],
+        [*head, "steps", score, f"sklearn {score}"],
         [
             [
                 row.penalty + (" *" if row.at_edge else ""),
@@ -90,9 +90,9 @@ def report(rows: Sequence[Comparison], features: Sequence[str], score: str) -> s
     legend = (
         'A "0" is exactly 0.0, a "0.0000" is not. The weights are those of standardised features.\n'
         "strength: scikit-learn's alpha, beside the mean loss, chosen by cross-validation on the\n"
-        "  training part; zeros, sklearn: weights that are exactly 0.0, here and there;\n"
+        "  training part; zeros, sklearn zeros: weights that are exactly 0.0, here and there;\n"
         "difference: the largest of any coefficient, intercept included; residual: how far from\n"
-        f"  optimal (KKT), relative to the strength; {score}, sklearn: on the test part, read once."
+        f"  optimal (KKT), relative to the strength; {score}: on the test part, read once."
     )
     if any(row.at_edge for row in rows):
         legend += "\n* the best strength is the last that was tried: a wider range may do better."
@@ -113,18 +113,21 @@ def command(
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    share = "Elastic Net's share of L1, strictly between 0 and 1"
     add = partial(parser.add_argument, metavar="N", type=int)
     add("--folds", default=5, help="folds of the cross-validation, 2 to 20")
     add("--seed", default=0, help="draws the test part and the folds")
     add("--steps", default=100_000, help="most steps of one fit; it stops once it is certified")
-    add("--l1-ratio", default=0.5, type=float, metavar="R", help="Elastic Net's share of L1")
-    add("--out", default=Path("runs") / prog, type=Path, metavar="FOLDER", help="for the results")
+    add("--l1-ratio", default=0.5, type=float, metavar="R", help=share)
+    add(
+        "--out", default=Path("runs") / prog, type=_folder, metavar="FOLDER", help="for the results"
+    )
     args = parser.parse_args(arguments)
     for flag, valid, expected, found in (
         ("--folds", 2 <= args.folds <= 20, "from 2 to 20", args.folds),
         ("--seed", 0 <= args.seed < 2**32, "from 0 to 2^32 - 1", args.seed),
         ("--steps", args.steps >= 1, "of at least 1", args.steps),
-        ("--l1-ratio", 0 < args.l1_ratio < 1, "between 0 (L2) and 1 (L1)", args.l1_ratio),
+        ("--l1-ratio", 0 < args.l1_ratio < 1, "strictly between 0 (L2) and 1 (L1)", args.l1_ratio),
     ):
         if not valid:
             parser.error(f"argument {flag}: expected a number {expected}, found {found}")
@@ -154,6 +157,12 @@ def command(
     except (ArithmeticError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"{text}\n\nWritten to {out / 'results.json'} and {out / 'table.txt'}.")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected the name of a folder, found {text!r}")
+    return Path(text)
 
 
 def _number(value: float) -> str:

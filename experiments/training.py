@@ -126,17 +126,13 @@ def train(
     images = limited(read(task.source, flags.data_dir, train=True), flags)
     fitted, held_out = hold_out(images, min(flags.validation, len(images) // 2), flags.seed)
     model = task.model(task.source.classes).to(memory_format=torch.channels_last)
-    dense = flags.penalty == "none"
     phases: list[Phase] = []
-    for held in [False, True] if flags.debias_epochs else [False]:
-        name = "debiased" if held else "dense" if dense else "penalised"
-        epochs = flags.debias_epochs if held else flags.epochs
-        lr = flags.debias_lr if held and flags.debias_lr is not None else flags.lr
-        final_lr = 0.0 if held or dense else flags.final_lr
+    for name, epochs, lr, final_lr in plan(flags):
         options: dict[str, Any] = {"lr": lr, "final_lr": final_lr, "epochs": epochs}
+        held = name == "debiased"
         module = (
             Classifier(model, task.source.classes, flags, **options)
-            if dense
+            if name == "dense"
             else SparseClassifier(model, task.source.classes, flags, held=held, **options)
         )
         place = folder / name
@@ -166,6 +162,20 @@ def train(
         )
         phases.append(Phase(name, module, trainer, place))
     return phases
+
+
+def plan(flags: Flags) -> list[tuple[str, int, float, float]]:
+    """The phases of a run: name, epochs, lr at its peak, and its end as a part of the peak."""
+    if flags.penalty == "none":
+        return [("dense", flags.epochs, flags.lr, 0.0)]
+    penalty_lr = flags.lr if flags.penalty_lr is None else flags.penalty_lr
+    debias_lr = flags.lr if flags.debias_lr is None else flags.debias_lr
+    phases = [
+        ("dense", flags.dense_epochs, flags.lr, 0.0),
+        ("penalised", flags.epochs, penalty_lr, flags.final_lr),
+        ("debiased", flags.debias_epochs, debias_lr, 0.0),
+    ]
+    return [phase for phase in phases if phase[1]]
 
 
 def checkpoints(folder: Path) -> list[ModelCheckpoint]:

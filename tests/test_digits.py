@@ -49,7 +49,24 @@ def test_it_ends_with_a_table_and_writes_all_that_it_names(whole: tuple[Path, st
     for name in ("accuracy_sparsity.png", "weights.png", "pixels.png", "training.png"):
         assert name in told
         assert (out / name).read_bytes().startswith(b"\x89PNG")
-    assert "within one standard error" in " ".join(told.split())
+    told = " ".join(told.split())
+    assert "within one standard error of that method's best validation accuracy" in told
+    assert "The test split is read once, for the chosen strengths alone." in told
+
+
+def test_the_residual_is_relative_to_the_strength(whole: tuple[Path, str]) -> None:
+    out, _ = whole
+    chosen = json.loads((out / "results.json").read_text())["chosen"]
+    lines = (out / "table.txt").read_text().split("\n\n")[0].splitlines()
+    printed = [line.split()[-2] for line in lines]
+    assert printed[0] == "residual"
+    assert printed[2] == "-"
+    assert chosen[0]["residual"] is None
+    assert chosen[0]["stationarity"] > 0
+    for run, shown in zip(chosen[1:], printed[3:], strict=True):
+        expected = run["stationarity"] / run["settings"]["strength"]
+        assert run["residual"] == pytest.approx(expected)
+        assert float(shown) == pytest.approx(expected, rel=0.05)
 
 
 def test_l1_in_the_loss_leaves_no_exact_zero_and_proximal_l1_does(
@@ -149,7 +166,7 @@ def test_the_test_split_is_read_once_for_each_method_and_only_when_all_is_chosen
 
 def a_run(strength: float, validation: float) -> Run:
     settings = Settings("proximal L1", strength, 0, 1, "")
-    return Run(settings, validation, 0.5, 0.5, 0.0, 0.0, [0], [1.0], [0.0], "")
+    return Run(settings, validation, 0.5, 0.5, 0.0, 0.0, 0.0, [0], [1.0], [0.0], "")
 
 
 def test_the_strongest_within_one_standard_error_is_chosen() -> None:
@@ -183,6 +200,7 @@ def test_a_run_with_other_settings_is_never_taken(tmp_path: Path) -> None:
     [
         (["--steps", "0"], "whole number of at least 1, found '0'"),
         (["--seed", "x"], "whole number of at least 0, found 'x'"),
+        (["--out", ""], "--out: expected the name of a folder, found ''"),
         (["--quick", "--steps", "3"], "not allowed with"),
         (["--epochs", "3"], "unrecognized arguments"),
     ],

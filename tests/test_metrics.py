@@ -1,12 +1,13 @@
 """D is the linear response of the update to a constant gradient: measured, not recomputed."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, Rprop
+from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 
 import torchreg as tr
 from torchreg.metrics import CURVATURE_FLOOR, StepSize, metric_of
@@ -66,18 +67,20 @@ def test_a_momentum_that_a_scheduler_changes_is_followed() -> None:
         assert step_size(optimizer, parameter) == pytest.approx(before - parameter.item())
 
 
-def test_a_warm_buffer_counts_as_settled() -> None:
+def test_a_buffer_that_warmed_up_without_us_counts_as_settled() -> None:
     layer = nn.Linear(3, 1, bias=False)
+    nn.init.constant_(layer.weight, 1000.0)
     inner = SGD(layer.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
-    for _ in range(500):
+    optimizer = tr.ProximalOptimizer(inner, tr.Regularizer(layer, tr.L1(0.1)))
+    for _ in range(500):  # stepped past the wrapper
         layer.weight.grad = torch.ones(1, 3)
         inner.step()
-    tr.ProximalOptimizer(inner, tr.Regularizer(layer, tr.L1(0.1)))
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.ones(1, 3)
-    inner.step()
+    optimizer.step()
     moved = (before - layer.weight.detach()).mean().item()
-    assert step_size(inner, layer.weight) == pytest.approx(moved, rel=1e-3)
+    # The step and the threshold, both by lr * (1 - d) / (1 - m) = 0.5.
+    assert moved == pytest.approx(0.5 + 0.5 * 0.1, rel=1e-3)
 
 
 def adam_after(gradients: list[list[float]], penalty: tr.Penalty, start: list[float]) -> Tensor:
@@ -145,6 +148,55 @@ def test_another_optimizer_is_refused_with_the_way_out(kind: type[Optimizer]) ->
     inner = kind(layer.parameters())  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"Supported: Adam, AdamW, SGD.*metric=lambda"):
         tr.ProximalOptimizer(inner, regularizer)
+
+
+def test_the_metric_that_the_refusal_shows_is_right() -> None:
+    gradient = torch.tensor([1.0, -0.01, 30.0], dtype=torch.float64)
+    parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = RMSprop([parameter], lr=0.1)
+    with pytest.raises(TypeError) as refused:
+        metric_of(optimizer)
+    shown = re.search(r"metric=(lambda.*\))\. The lr", str(refused.value))
+    assert shown is not None
+    metric = eval(shown[1], {"torchreg": tr})
+    before = parameter.detach().clone()
+    parameter.grad = gradient.clone()
+    optimizer.step()
+    step = metric(optimizer.param_groups[0], parameter, optimizer.state[parameter]).bounded(0.0)
+    torch.testing.assert_close(before - parameter.detach(), step * gradient)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (None, TypeError, "metric returned None"),
+        ("lr", TypeError, "metric returned 'lr'"),
+        (-1.0, ValueError, "a step of at least 0"),
+        (torch.tensor(float("nan")), ValueError, "negative or NaN step size"),
+        (torch.full((1, 2), -0.1), ValueError, "negative or NaN step size"),
+        (torch.ones(2), ValueError, r"shaped like w, \(1, 2\)"),
+    ],
+)
+def test_a_callers_metric_is_checked(returned: Any, error: type[Exception], message: str) -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    optimizer = tr.ProximalOptimizer(
+        Rprop(layer.parameters()),
+        tr.Regularizer(layer, tr.L1(1.0)),
+        metric=lambda _group, _parameter, _state: returned,
+    )
+    layer.weight.grad = torch.zeros(1, 2)
+    with pytest.raises(error, match=message):
+        optimizer.step()
+
+
+def test_a_metric_that_is_no_function_is_refused() -> None:
+    layer = nn.Linear(2, 1)
+    with pytest.raises(TypeError, match="metric must be a callable"):
+        tr.ProximalOptimizer(
+            Rprop(layer.parameters()),
+            tr.Regularizer(layer, tr.L1(1.0)),
+            metric=0.1,  # type: ignore[arg-type]
+        )
 
 
 def test_a_callers_metric_is_used() -> None:

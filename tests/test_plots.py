@@ -16,7 +16,7 @@ def series(kind: str) -> Figure:
     if kind == "frontier":
         return plots.frontier(
             {"loss": [(0.0, 0.97)], "proximal": [(0.8, 0.97), (1.0, 0.1)]},
-            chosen={"proximal": (0.8, 0.96)},
+            chosen={"proximal": (0, 0.96)},
             lowest=0.9,
         )
     if kind == "histograms":
@@ -65,7 +65,44 @@ def test_points_without_an_exact_zero_stand_in_the_left_panel() -> None:
     assert [list(line.get_ydata()) for line in drawn] == [[0.97]]
     kept = next(line for line in right.lines if line.get_marker() == "s")
     assert list(kept.get_xdata()) == pytest.approx([0.2])
-    assert [text.get_text() for text in right.texts] == ["not drawn: 1 below 90%, down to 10%"]
+
+
+def test_what_is_not_drawn_is_counted_above_its_own_panel() -> None:
+    left, right = panels(series("frontier"))
+    assert left.get_title(loc="left") == ""
+    assert right.get_title(loc="left") == "not drawn: 1 run below\n90% validation accuracy"
+
+
+def test_the_chosen_point_is_joined_to_its_other_accuracy() -> None:
+    right = panels(series("frontier"))[1]
+    (join,) = [line for line in right.lines if len(line.get_xdata()) == 2]
+    assert list(join.get_xdata()) == pytest.approx([0.2, 0.2])
+    assert list(join.get_ydata()) == [0.97, 0.96]
+
+
+@pytest.mark.parametrize(
+    ("points", "label"), [([(0.0, 0.9), (0.0, 0.8)], "no exact"), ([(0.5, 0.9)], "exact zeros")]
+)
+def test_a_panel_without_points_is_left_out(points: plots.Points, label: str) -> None:
+    (only,) = panels(plots.frontier({"a": points}))
+    assert only.get_xlabel().startswith(label)
+    assert only.get_ylabel() == "validation accuracy"
+
+
+def test_the_legend_shows_a_line_where_one_is_drawn() -> None:
+    figure = plots.frontier({"a": [(0.0, 0.9), (0.0, 0.8)], "b": [(0.5, 0.9), (0.6, 0.9)]})
+    styles = [handle.get_linestyle() for handle in figure.legends[0].get_lines()]
+    assert styles == ["None", "--"]
+
+
+def test_lines_that_coincide_are_named() -> None:
+    none, some = [0.0, 0.0], [0.0, 0.5]
+    figure = plots.training_curves(
+        [0, 1],
+        {"a": [1.0, 0.1], "b": [1.0, 0.2], "c": [1.0, 0.3]},
+        {"a": none, "b": some, "c": none},
+    )
+    assert [axes.get_title(loc="left") for axes in panels(figure)] == ["", "on one line at 0: a, c"]
 
 
 def test_exact_zeros_are_one_bar_and_every_weight_is_counted_once() -> None:
@@ -101,6 +138,7 @@ def test_colours_follow_the_order_of_the_names() -> None:
         (lambda: plots.frontier({"a": [(98.0, 0.5)]}), "fractions in \\[0, 1\\]"),
         (lambda: plots.frontier({"a": [(0.0, float("nan"))]}), "fractions"),
         (lambda: plots.frontier({"a": [(0, 1)]}, chosen={"b": (0, 1)}), "not among the series"),
+        (lambda: plots.frontier({"a": [(0, 1)]}, chosen={"a": (1, 1)}), "no point 1 among 1"),
         (lambda: plots.frontier({str(i): [(0, 1)] for i in range(9)}), "at most 8"),
         (lambda: plots.weight_histograms({"a": torch.tensor([float("nan")])}), "not all finite"),
         (lambda: plots.weight_histograms({"a": torch.empty(0)}), "empty"),

@@ -342,12 +342,60 @@ def test_refusals_name_the_mend() -> None:
         tr.ProximalOptimizer(SGD(low.parameters(), lr=0.1), tr.Regularizer(low, tr.L1(0.1)))
 
 
-def test_a_sparse_gradient_is_refused_before_anything_moves() -> None:
+@pytest.mark.parametrize("in_a_closure", [False, True])
+def test_a_sparse_gradient_is_refused_before_anything_moves(in_a_closure: bool) -> None:
     embedding = nn.Embedding(4, 2, sparse=True)
     regularizer = tr.Regularizer(embedding, tr.L1(0.1))
     optimizer = tr.ProximalOptimizer(SGD(embedding.parameters(), lr=0.1), regularizer)
     before = weights(embedding)
-    embedding(torch.tensor([1])).sum().backward()
+
+    def closure() -> float:
+        loss = embedding(torch.tensor([1])).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    if not in_a_closure:
+        closure()
     with pytest.raises(RuntimeError, match="sparse gradient"):
-        optimizer.step()
+        optimizer.step(closure if in_a_closure else None)
     assert identical(weights(embedding), before)
+
+
+def test_what_changes_after_construction_is_checked_at_the_step() -> None:
+    model = network()
+    optimizer = wrapped(model, "SGD")
+    model.bfloat16()
+    with pytest.raises(ValueError, match=r"held in torch\.bfloat16"):
+        optimizer.step()
+    other = network()
+    optimizer = wrapped(other, "SGD")
+    other.load_state_dict(network().state_dict(), assign=True)
+    with pytest.raises(ValueError, match="none of the penalised parameters is in the optimizer"):
+        optimizer.step()
+
+
+def test_a_penalty_whose_prox_changes_the_shape_is_refused() -> None:
+    class Mean(tr.Penalty):
+        formula = "wrong"
+        strength = 1.0
+
+        def value(self, w: Tensor) -> Tensor:
+            return w.sum()
+
+        def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+            return w.mean() * step
+
+        def distance(self, w: Tensor, grad: Tensor) -> Tensor:
+            return w - grad
+
+        def critical_strength(self, grad: Tensor) -> float:
+            return float(grad.sum())
+
+        def slope(self, w: Tensor) -> Tensor:
+            return w
+
+    model = network()
+    optimizer = tr.ProximalOptimizer(SGD(model.parameters(), lr=0.1), tr.Regularizer(model, Mean()))
+    loss_of(model, 0).backward()
+    with pytest.raises(ValueError, match="the prox of Mean is shaped"):
+        optimizer.step()

@@ -120,7 +120,7 @@ def test_repr_is_the_resolved_table_with_a_note_on_biases() -> None:
     ("model", "penalties", "told"),
     [
         (nn.ReLU(), tr.L1(0.1), "no weight of ReLU was selected"),
-        (nn.Linear(2, 2), {}, "no weight of Linear was selected"),
+        (nn.Linear(2, 2), {}, "the mapping is empty"),
         (nn.Linear(2, 2), tr.L1(0.0), "every strength is 0"),
         (nn.Linear(2, 2), {"weight": tr.L1(0.0), "bias": tr.L2(0)}, "every strength is 0"),
     ],
@@ -280,3 +280,31 @@ def test_a_fixed_support_stays_and_the_rest_follows_the_plain_optimizer(
             optimizer.step()
         assert torch.equal(models[1].weight, models[0].weight * kept)
     assert bool((models[0].weight[~kept] != 0).all())  # without it, every zero would be lost
+
+
+def test_a_layer_that_is_replaced_later_is_penalised_in_its_place() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    regularizer = tr.Regularizer(model, tr.L1(0.5))
+    model[2] = nn.Linear(3, 7)
+    optimizer = tr.ProximalOptimizer(torch.optim.SGD(model.parameters(), lr=10.0), regularizer)
+    model(torch.zeros(1, 4)).sum().backward()
+    optimizer.step()
+    report = tr.sparsity(regularizer)
+    assert report.tensors["2.weight"].count == 21
+    assert report.exact == report.count == 33
+
+
+def test_weights_that_are_tied_later_count_once_and_overlap_by_identity() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    one = tr.Regularizer(model, tr.L1(0.1))
+    two = tr.Regularizer(model, {"0.weight": tr.L1(0.1), "1.weight": tr.L2(0.1)})
+    optimizer = tr.ProximalOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), two)
+    model[1].weight = model[0].weight
+    torch.testing.assert_close(one(), 0.1 * model[0].weight.abs().sum())
+    assert tr.sparsity(one).count == 16
+    assert repr(one).startswith("Regularizer: 16 of 16 parameters penalised")
+    assert two.overlap() == ["0.weight"]
+    with pytest.raises(ValueError, match=r"more than one penalty acts on 0\.weight"):
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"more than one penalty acts on 0\.weight"):
+        tr.stationarity(two, model(torch.ones(1, 4)).sum())

@@ -270,3 +270,24 @@ def test_a_lazy_module_is_refused_until_it_has_a_shape() -> None:
 def test_a_selection_takes_any_name_that_the_model_has() -> None:
     model = nn.ParameterDict({"w[0]": torch.ones(2, 2), "w*": torch.ones(2, 2)})
     assert list(tr.select(model, "w[0]")) == ["w[0]"]
+
+
+def test_weight_normalised_tensors_are_left_to_an_explicit_selection() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    model = nn.Sequential(layer, nn.Linear(3, 2))
+    assert list(tr.select(model)) == ["1.weight"]
+    assert list(tr.select(model, "0.weight")) == [
+        "0.parametrizations.weight.original0",
+        "0.parametrizations.weight.original1",
+    ]
+
+
+def test_an_exclusion_that_leaves_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="leaves nothing"):
+        tr.select(nn.Linear(2, 2), "weight", exclude="*")
+
+
+@pytest.mark.parametrize("where", [torch.ones(2, 2), [torch.ones(2)], {"weight": 0.5}, b"weight"])
+def test_tensors_mappings_and_bytes_are_no_patterns(where: Any) -> None:
+    with pytest.raises(TypeError, match="expected a glob"):
+        tr.select(nn.Linear(2, 2), where)

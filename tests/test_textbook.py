@@ -146,6 +146,9 @@ def test_main_prints_the_table_and_writes_it(
     linear.main(["--out", str(out), "--folds", "2"])
     printed = capsys.readouterr().out
     assert "closed form" in printed
+    heads = printed.split("\n\n")[2].splitlines()[0].split()
+    assert " ".join(heads[:5]) == "penalty strength zeros sklearn zeros"
+    assert " ".join(heads[-3:]) == "R^2 sklearn R^2"
     assert "Exactly zero under L1: " in printed
     assert "Exactly zero under L2: none" in printed
     assert (out / "table.txt").read_text().strip() in printed
@@ -165,8 +168,9 @@ def test_main_prints_the_table_and_writes_it(
         (["--folds", "two"], "--folds: invalid int value: 'two'"),
         (["--steps", "-5"], "--steps: expected a number of at least 1, found -5"),
         (["--seed", "-1"], "--seed: expected a number from 0"),
-        (["--l1-ratio", "1.5"], "--l1-ratio: expected a number between 0 (L2) and 1 (L1)"),
-        (["--l1-ratio", "nan"], "--l1-ratio: expected a number between 0"),
+        (["--l1-ratio", "1.5"], "--l1-ratio: expected a number strictly between 0 (L2)"),
+        (["--l1-ratio", "0"], "expected a number strictly between 0 (L2) and 1 (L1), found 0.0"),
+        (["--l1-ratio", "nan"], "--l1-ratio: expected a number strictly between 0"),
     ],
 )
 def test_a_bad_flag_is_told_at_once(
@@ -190,13 +194,22 @@ def test_an_output_folder_that_cannot_be_made_is_told_before_the_work(
     assert "--out: cannot make" in capsys.readouterr().err
 
 
+def test_an_empty_output_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        linear.main(["--out", ""])
+    assert stopped.value.code == 2
+    assert "--out: expected the name of a folder, found ''" in capsys.readouterr().err
+
+
 def test_too_few_steps_end_with_the_reason_and_write_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         classify.main(["--out", str(tmp_path), "--steps", "3"])
     assert stopped.value.code == 1
-    assert "Allow more with --steps" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "L2 at strength 0.1 is not solved" in told
+    assert "Allow more with --steps" in told
     assert list(tmp_path.iterdir()) == []
 
 

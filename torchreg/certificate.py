@@ -77,6 +77,11 @@ def stationarity(
         >>> result.residual  # the gradient is (-3, -0.5), the set at zero [-1, 1]
         2.0
     """
+    if not isinstance(regularizer, Regularizer):
+        raise TypeError(
+            f"expected a torchreg.Regularizer first, found {type(regularizer).__name__}: bind the "
+            "penalty to the model, Regularizer(model, penalty)."
+        )
     penalised = {
         name: (parameter, penalty)
         for name, parameter, penalty in regularizer.items()
@@ -133,6 +138,10 @@ def _mean_gradient(
 
 def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor]) -> list[Tensor]:
     given = isinstance(loss, Tensor)
+    if not given and not callable(loss):
+        raise TypeError(
+            f"the loss must be a scalar tensor or a function that returns one: {loss!r}."
+        )
     with torch.enable_grad():
         value = loss if isinstance(loss, Tensor) else loss()
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:

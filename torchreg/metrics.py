@@ -15,7 +15,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -73,13 +72,15 @@ def sgd(group: dict[str, Any], _: Tensor, state: dict[str, Any]) -> StepSize:
 def settle_momentum(optimizer: Optimizer) -> None:
     """Give every warm momentum buffer whose history is unknown the weight of a settled one.
 
-    For an SGD that has already stepped on its own, or whose plain checkpoint was loaded.
+    For an SGD that has stepped on its own, or whose plain checkpoint was loaded.
     """
     for group in optimizer.param_groups:
         momentum = group.get("momentum", 0)
+        if not (isinstance(optimizer, SGD) and 0 < momentum < 1):
+            continue
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
-            if state.get("momentum_buffer") is not None and 0 < momentum < 1:
+            if state.get("momentum_buffer") is not None:
                 settled = (1 - group["dampening"]) / (1 - momentum)
                 state.setdefault("momentum_weight", settled)
 
@@ -121,10 +122,17 @@ def metric_of(optimizer: Optimizer) -> Metric:
     known = ", ".join(sorted(kind.__name__ for kind in _KNOWN))
     raise TypeError(
         f"no diagonal step size is known for {name}. Supported: {known}. If {name} moves each "
-        "coordinate by a known factor per unit of gradient, pass it: ProximalOptimizer(optimizer, "
-        "regularizer, metric=lambda group, parameter, state: group['lr']), a float or a tensor "
-        "shaped like the parameter, read right after each step."
+        "coordinate by a known factor per unit of gradient, pass that factor, as it was in the "
+        "step just taken: ProximalOptimizer(optimizer, regularizer, metric=...). For RMSprop it "
+        "is metric=lambda group, parameter, state: "
+        "torchreg.StepSize(group['lr'], state['square_avg'].sqrt() + group['eps']). The lr alone "
+        "is right only for an optimizer that moves by lr * grad."
     )
+
+
+def is_known(metric: Metric) -> bool:
+    """Whether a metric is one of this file, and not a caller's."""
+    return metric in _KNOWN.values()
 
 
 def _number(value: float | Tensor) -> float | Tensor:
@@ -132,8 +140,3 @@ def _number(value: float | Tensor) -> float | Tensor:
     if isinstance(value, Tensor) and value.device.type == "cpu":
         return float(value)
     return value
-
-
-def is_scalar(step: float | Tensor) -> bool:
-    """Whether a step size is the same for every coordinate."""
-    return not isinstance(step, torch.Tensor) or step.dim() == 0

@@ -8,6 +8,7 @@ every common colour blindness.
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ _PALE = "#E4E4E4"
 def frontier(
     series: Mapping[str, Points],
     *,
-    chosen: Mapping[str, tuple[float, float]] | None = None,
+    chosen: Mapping[str, tuple[int, float]] | None = None,
     measure: str = "validation accuracy",
     chosen_measure: str = "test accuracy",
     lowest: float = 0.0,
@@ -62,18 +63,20 @@ def frontier(
     Methods that leave no exact zero at all stand side by side in a panel of their own on the
     left. To its right the axis is logarithmic in the weights that are kept, so that 90 % and
     99 % of zeros are as far apart as they are in size; 99.9 % and more are drawn at 99.9 %.
+    A panel without points is left out.
 
     Args:
         series: (sparsity, accuracy) points by name, both fractions between 0 and 1.
-        chosen: one more point per name, drawn larger.
+        chosen: by name, which point of its series was chosen (its index), and another accuracy
+            of the same model: drawn larger, and joined to that point by a thin line.
         measure: what the accuracy of ``series`` is.
         chosen_measure: what the accuracy of ``chosen`` is.
         lowest: where the accuracy axis begins, so that one collapsed point does not flatten all
-            others. What lies below is counted in a note instead of being drawn.
+            others. What lies below is counted in a note above its panel instead of being drawn.
 
     Raises:
         ValueError: no series, an empty one, more than eight, a number outside [0, 1], or a
-            chosen name that is not in the series.
+            chosen name or index that is not in the series.
 
     Example:
         >>> figure = frontier({"loss": [(0.0, 0.98)], "proximal": [(0.8, 0.98), (0.95, 0.96)]})
@@ -84,50 +87,67 @@ def frontier(
     chosen = dict(chosen or {})
     if unknown := [name for name in chosen if name not in series]:
         raise ValueError(f"chosen names {unknown} are not among the series {list(series)}.")
-    every = [p for points in series.values() for p in points] + list(chosen.values())
-    if wrong := [p for p in every if not all(0 <= number <= 1 for number in p)]:
+    for name, (index, _) in chosen.items():
+        if not 0 <= index < len(series[name]):
+            raise ValueError(
+                f"chosen {name!r}: no point {index} among {len(series[name])}, counted from 0."
+            )
+    points = [p for one in series.values() for p in one]
+    others = [(series[name][index][0], y) for name, (index, y) in chosen.items()]
+    if wrong := [p for p in points + others if not all(0 <= number <= 1 for number in p)]:
         raise ValueError(f"expected (sparsity, accuracy) fractions in [0, 1], found {wrong[0]}.")
 
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2.2))
-    dense = [
-        name
-        for name, points in series.items()
-        if any(x == 0 for x, _ in [*points, *([chosen[name]] if name in chosen else [])])
-    ]
-    for (name, points), look in zip(series.items(), _LOOKS, strict=False):
+    shares = [x for x, _ in points]
+    both = min(shares) == 0 < max(shares)
+    grid = figure.subplots(1, 1 + both, sharey=True, squeeze=False,
+                           width_ratios=(1, 2.2) if both else None)[0]  # fmt: skip
+    left, right = grid[0], grid[-1]
+    dense = [name for name, one in series.items() if any(x == 0 for x, _ in one)]
+    columns = {name: float(column) for column, name in enumerate(dense)}
+    for (name, one), look in zip(series.items(), _LOOKS, strict=False):
         style = {"color": look.colour, "marker": look.marker, "zorder": 3}
-        column = float(dense.index(name)) if name in dense else 0.0
-        shown = [(x, y) for x, y in points if y >= lowest]
+        shown = [(x, y) for x, y in one if y >= lowest]
         zero = [y for x, y in shown if x == 0]
-        left.plot([column] * len(zero), zero, lw=1, ms=6, alpha=0.75, **style)
         kept = sorted((_kept(x), y) for x, y in shown if x > 0)
-        right.plot(*_columns(kept), lw=1.5, ms=6, alpha=0.75, ls=look.line, **style)
-        left.plot([], [], ms=6, lw=1.5, ls=look.line, label=name, **style)
+        line = look.line if len(kept) > 1 else ""
+        if zero:
+            left.plot([columns[name]] * len(zero), zero, ms=6, ls="", alpha=0.75, **style)
+        if kept:
+            right.plot(*_columns(kept), lw=1.5, ms=6, alpha=0.75, ls=line, **style)
+        left.plot([], [], ms=6, lw=1.5, ls=line, label=name, **style)
         if name in chosen and chosen[name][1] >= lowest:
-            x, y = chosen[name]
-            axes, at = (left, column) if x == 0 else (right, _kept(x))
-            big = {**style, "ms": 13, "mec": "black", "mew": 1.6, "zorder": 4}
-            axes.plot([at], [y], **big)
+            index, other = chosen[name]
+            x, y = one[index]
+            # Side by side in the left panel, where all points of a series are in one column.
+            axes, start, end = (
+                (right, _kept(x), _kept(x)) if x else (left, columns[name], columns[name] + 0.4)
+            )
+            if y >= lowest:
+                axes.plot([start, end], [y, other], color="black", lw=0.9, zorder=2)
+                axes.plot([start], [y], ls="", ms=6, mec="black", mew=1.2, **style)
+            axes.plot([end], [other], ls="", ms=12, mec="black", mew=1.6, **{**style, "zorder": 4})
     if chosen:
-        ring = {"marker": "o", "ls": "", "ms": 11, "mfc": "none", "mec": "black", "mew": 1.6}
-        left.plot([], [], label=f"chosen strength: {chosen_measure}", **ring)
-    left.set_xlim(-0.7, max(len(dense), 1) - 0.3)
-    if hidden := [y for _, y in every if y < lowest]:
-        right.text(
-            0.02, 0.03, f"not drawn: {len(hidden)} below {lowest:.0%}, down to {min(hidden):.0%}",
-            transform=right.transAxes, fontsize=9, color=_INK,
-        )  # fmt: skip
-    left.xaxis.set_major_locator(NullLocator())
-    left.set_xlabel("no exact zero")
-    left.set_facecolor("#F6F6F6")
+        ring = {"color": "black", "lw": 0.9, "marker": "o", "ms": 11, "mfc": "none", "mew": 1.6}
+        told = f"chosen strength: {chosen_measure}, joined to its {measure}"
+        left.plot([], [], label=told, **ring)
+    if min(shares) == 0:
+        left.set_xlim(-0.6, len(dense) - (0.2 if chosen else 0.4))
+        left.xaxis.set_major_locator(NullLocator())
+        left.set_xlabel("no exact zero")
+        left.set_facecolor("#F6F6F6")
+        _note_hidden(left, [y for x, y in points if x == 0], measure, lowest)
+        _note_hidden(left, [y for x, y in others if x == 0], chosen_measure, lowest)
+    if max(shares) > 0:
+        _kept_axis(right, [_kept(x) for x, y in points + others if x > 0 and y >= lowest])
+        right.set_xlabel("exact zeros among the weights (log scale of what is kept)")
+        _note_hidden(right, [y for x, y in points if x > 0], measure, lowest)
+        _note_hidden(right, [y for x, y in others if x > 0], chosen_measure, lowest)
     left.set_ylabel(f"{measure} (large: {chosen_measure})" if chosen else measure)
-    _kept_axis(right, [_kept(x) for x, y in every if x > 0 and y >= lowest])
-    right.set_xlabel("exact zeros among the weights (log scale of what is kept)")
-    for axes in (left, right):
+    for axes in grid:
         _tidy(axes)
     left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g}%"))
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3 if len(series) > 2 else 2, frameon=False)
     return figure
 
 
@@ -169,11 +189,12 @@ def weight_histograms(weights: Mapping[str, Tensor]) -> Figure:
                  align="edge", color=look.colour)  # fmt: skip
         zeros = int((w == 0).sum())
         axes.bar([low - 2.2], [zeros], width=1.2, color="black")
-        axes.axvline(low - 0.9, color="#BBBBBB", lw=0.8, ls=":")
+        axes.axvline(low - 0.9, ymax=0.84, color="#BBBBBB", lw=0.8, ls=":")
         axes.text(
             0.03, 0.96, f"exact zeros: {zeros / len(w):.1%}" if zeros else "exact zeros: 0",
             transform=axes.transAxes,
             va="top", weight="bold" if zeros else "normal", color="black", fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
         )  # fmt: skip
         axes.set_title(name, fontsize=10.5, color=_INK)
         axes.set_yscale("log")
@@ -185,7 +206,7 @@ def weight_histograms(weights: Mapping[str, Tensor]) -> Figure:
     for axes in grid[len(flat) :]:
         axes.set_visible(False)
     figure.supxlabel("size of a weight, |w|  (black bar: exactly 0)", fontsize=10, color=_INK)
-    figure.supylabel("weights (log scale)", fontsize=10, color=_INK)
+    figure.supylabel("number of weights", fontsize=10, color=_INK)
     return figure
 
 
@@ -268,6 +289,8 @@ def training_curves(
 ) -> Figure:
     """Show how loss and exact zeros come about over the steps of a training.
 
+    Lines that lie exactly on one another hide all but the last: a note names them.
+
     Args:
         steps: when the numbers were taken.
         losses: positive numbers by name, one per step; drawn on a logarithmic axis.
@@ -298,6 +321,8 @@ def training_curves(
     for name, look in zip(losses, _LOOKS, strict=False):
         left.plot(steps, losses[name], color=look.colour, ls=look.line, lw=1.8, label=name)
         right.plot(steps, sparsities[name], color=look.colour, ls=look.line, lw=1.8)
+    _note_coinciding(left, losses)
+    _note_coinciding(right, sparsities)
     left.set_yscale("log")
     left.set_ylabel(measure)
     right.set_ylabel("exact zeros")
@@ -320,6 +345,28 @@ def _check(series: Mapping[str, Any]) -> None:
     for name, one in series.items():
         if (one.numel() if isinstance(one, Tensor) else len(one)) == 0:
             raise ValueError(f"the series {name!r} is empty.")
+
+
+def _note_hidden(axes: Any, accuracies: Sequence[float], measure: str, lowest: float) -> None:
+    """Say above a panel how many of its points are not drawn."""
+    if hidden := sum(y < lowest for y in accuracies):
+        runs = "run" if hidden == 1 else "runs"
+        told = f"not drawn: {hidden} {runs} below\n{100 * lowest:.4g}% {measure}"
+        before = axes.get_title(loc="left")
+        axes.set_title(f"{before}\n{told}" if before else told, loc="left", fontsize=9, color=_INK)
+
+
+def _note_coinciding(axes: Any, lines: Mapping[str, Sequence[float]]) -> None:
+    """Name above a panel the lines that lie on one another, of which only the last is seen."""
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for name, line in lines.items():
+        groups.setdefault(tuple(line), []).append(name)
+    told = [
+        textwrap.fill(f"on one line{' at 0' if not any(line) else ''}: {', '.join(names)}", 52)
+        for line, names in groups.items()
+        if len(names) > 1
+    ]
+    axes.set_title("\n".join(told), loc="left", fontsize=9, color=_INK)
 
 
 def _kept(sparsity: float) -> float:

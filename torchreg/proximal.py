@@ -7,8 +7,8 @@ from typing import Any, overload
 import torch
 from torch.optim import Optimizer
 
-from torchreg import metrics
-from torchreg.metrics import Metric, StepSize
+from torchreg import checks
+from torchreg.metrics import Metric, is_known, metric_of, settle_momentum
 from torchreg.regularizer import Regularizer
 
 _HOOKS = (
@@ -59,7 +59,8 @@ class ProximalOptimizer(Optimizer):
         ValueError: two penalties act on one parameter; no penalised parameter is in the
             optimizer; a penalised parameter is held in half precision, or is complex under a
             per-coordinate metric; ``differentiable=True``.
-        RuntimeError: from ``step``, a sparse gradient.
+        RuntimeError: from ``step``, a sparse gradient. ``step`` also checks again what may have
+            changed since: parameters, precision, ties.
 
     Example:
         >>> import torchreg as tr
@@ -104,9 +105,7 @@ class ProximalOptimizer(Optimizer):
                 "the torch.optim optimizer once, with one Regularizer for all penalties."
             )
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"expected a torch.optim optimizer to wrap, found {type(optimizer).__name__}."
-            )
+            raise TypeError(f"expected a torch.optim optimizer to wrap, found {optimizer!r}.")
         if not isinstance(regularizer, Regularizer):
             raise TypeError(
                 f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind the "
@@ -116,42 +115,15 @@ class ProximalOptimizer(Optimizer):
             {
                 "optimizer": optimizer,
                 "regularizer": regularizer,
-                "metric": metric if metric is not None else metrics.metric_of(optimizer),
+                "metric": metric_of(optimizer) if metric is None else checks.as_metric(metric),
             }
         )
+        for group in self.param_groups:
+            checks.refuse_differentiable(group)
         self._check()
-        metrics.settle_momentum(optimizer)
 
     def _check(self) -> None:
-        """Refuse what would go wrong silently; nothing has been changed yet."""
-        doubly = self.regularizer.overlap()
-        if doubly:
-            raise ValueError(
-                f"more than one penalty acts on {', '.join(doubly)}: the proximal map of a sum is "
-                "not one map after the other. Select disjoint parameters, or use one composite "
-                "penalty such as torchreg.ElasticNet(l1, l2)."
-            )
-        for group in self.param_groups:
-            _refuse_differentiable(group)
-        held = {parameter for group in self.param_groups for parameter in group["params"]}
-        selection = self.regularizer.selection()
-        if selection and held.isdisjoint(selection.values()):
-            raise ValueError(
-                "none of the penalised parameters is in the optimizer. Build both from the same "
-                "model; after copy.deepcopy(model), or for a model moved by a call that makes new "
-                "parameters, build the Regularizer again."
-            )
-        for name, parameter in selection.items():
-            if parameter.dtype in (torch.float16, torch.bfloat16):
-                raise ValueError(
-                    f"{name} is held in {parameter.dtype}, which rounds small thresholds away. "
-                    "Hold the parameters in float32 and use torch.autocast for half precision."
-                )
-            if parameter.is_complex() and self.metric is not metrics.sgd:
-                raise ValueError(
-                    f"{name} is complex: its modulus can be shrunk under SGD, which moves real "
-                    "and imaginary part alike. Use SGD, or torch.view_as_real for the parameter."
-                )
+        checks.check_together(self.optimizer, self.regularizer, self.metric)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -194,33 +166,37 @@ class ProximalOptimizer(Optimizer):
         Returns:
             What the closure returned, or None.
         """
-        if closure is None:
-            self._refuse_sparse_gradients()
-        loss = self.optimizer.step(closure)
+        settle_momentum(self.optimizer)
+        self._check()
+
+        def checked() -> float:
+            assert closure is not None
+            loss = closure()
+            self._check()
+            return loss
+
+        loss = self.optimizer.step(None if closure is None else checked)
         self._apply_prox()
         return loss
 
     @torch.no_grad()
     def _apply_prox(self) -> None:
+        trusted = is_known(self.metric)
         penalties = {parameter: penalty for _, parameter, penalty in self.regularizer.items()}
         for group in self.param_groups:
             for parameter in group["params"]:
                 penalty = penalties.get(parameter)
                 if penalty is None or parameter.grad is None:
                     continue
-                step = self.metric(group, parameter, self.state.get(parameter, {}))
-                if isinstance(step, StepSize):
-                    step = step.bounded(penalty.slope(parameter))
-                parameter.copy_(penalty.prox(parameter, step))
-
-    def _refuse_sparse_gradients(self) -> None:
-        for name, parameter, _ in self.regularizer.items():
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                raise RuntimeError(
-                    f"{name} has a sparse gradient, whose step moves some rows only; a penalty "
-                    "acts on all of them. Use sparse=False in the embedding, or leave it out of "
-                    "the regularizer."
-                )
+                found = self.metric(group, parameter, self.state.get(parameter, {}))
+                step = checks.as_step(found, penalty, parameter, trusted=trusted)
+                z = penalty.prox(parameter, step)
+                if z.shape != parameter.shape:
+                    raise ValueError(
+                        f"the prox of {type(penalty).__name__} is shaped {tuple(z.shape)}; "
+                        f"expected {tuple(parameter.shape)}, as its argument is."
+                    )
+                parameter.copy_(z)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, as the wrapped optimizer does."""
@@ -228,7 +204,7 @@ class ProximalOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the wrapped optimizer; its penalised parameters take part from now on."""
-        _refuse_differentiable(param_group)
+        checks.refuse_differentiable(param_group)
         self.optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -246,7 +222,6 @@ class ProximalOptimizer(Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         self.optimizer.load_state_dict(state_dict)
-        metrics.settle_momentum(self.optimizer)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -261,11 +236,3 @@ class ProximalOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} around {self.optimizer!r}\n{self.regularizer!r}"
-
-
-def _refuse_differentiable(group: dict[str, Any]) -> None:
-    if group.get("differentiable"):
-        raise ValueError(
-            "differentiable=True is not supported: the proximal map is applied in place, outside "
-            "autograd. Build the optimizer with differentiable=False."
-        )

@@ -1,6 +1,7 @@
 """Penalties bound to the named parameters of one model."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,9 @@ class Regularizer:
             terms = [(self._penalty(penalties), slots(model, where, exclude=exclude))]
         self.model = model
         self.terms = [Term(penalty, tuple(found)) for penalty, found in terms]
-        if not any(term.slots for term in self.terms):
+        if not self.terms:
+            warnings.warn("this regularizer penalises nothing: the mapping is empty.", stacklevel=2)
+        elif not any(term.slots for term in self.terms):
             warnings.warn(
                 f"this regularizer penalises nothing: no weight of {type(model).__name__} was "
                 "selected (the default takes trainable tensors of two or more dimensions, "
@@ -107,28 +110,38 @@ class Regularizer:
         )
 
     def items(self) -> Iterator[tuple[str, nn.Parameter, Penalty]]:
-        """Every name, the parameter that it stands for now, and its penalty, in order."""
+        """Every name, the parameter that it stands for now, and its penalty, in order.
+
+        Tensors that were tied after this was built come once for each penalty.
+        """
         for term in self.terms:
+            seen: set[nn.Parameter] = set()
             for slot in term.slots:
-                yield slot.name, slot.parameter, term.penalty
+                parameter = slot.parameter
+                if parameter not in seen:
+                    seen.add(parameter)
+                    yield slot.name, parameter, term.penalty
 
     def selection(self) -> dict[str, nn.Parameter]:
         """The penalised parameters by name, each once."""
-        return {name: parameter for name, parameter, _ in self.items()}
+        first: dict[nn.Parameter, str] = {}
+        for name, parameter, _ in self.items():
+            first.setdefault(parameter, name)
+        return {name: parameter for parameter, name in first.items()}
 
     def unpenalised(self) -> dict[str, nn.Parameter]:
         """The trainable parameters of the model that no penalty acts on, by name."""
-        penalised = {id(parameter) for _, parameter, _ in self.items()}
+        penalised = {parameter for _, parameter, _ in self.items()}
         return {
             slot.name: slot.parameter
             for slot in slots(self.model, where=_anything)
-            if slot.parameter.requires_grad and id(slot.parameter) not in penalised
+            if slot.parameter.requires_grad and slot.parameter not in penalised
         }
 
     def overlap(self) -> list[str]:
         """The names of parameters on which more than one penalty acts."""
-        names = [name for name, _, _ in self.items()]
-        return sorted({name for name in names if names.count(name) > 1})
+        penalties = Counter(parameter for _, parameter, _ in self.items())
+        return [name for name, p in self.selection().items() if penalties[p] > 1]
 
     def __repr__(self) -> str:
         rows = [("name", "shape", "count", "penalty")]
@@ -180,6 +193,11 @@ def fix_support(regularizer: Regularizer) -> Regularizer:
     Source: A. Belloni and V. Chernozhukov, "Least squares after model selection in
     high-dimensional sparse models" (2013).
     """
+    if not isinstance(regularizer, Regularizer):
+        raise TypeError(
+            f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind a penalty "
+            "to the model first, Regularizer(model, penalty)."
+        )
     selection = regularizer.selection()
     return Regularizer(
         regularizer.model, {name: FixedSupport(w.detach() != 0) for name, w in selection.items()}

@@ -161,4 +161,7 @@ def _tensors(of: Regularizer | nn.Module | Mapping[str, Tensor]) -> dict[str, Te
         raise TypeError(
             f"expected a Regularizer, a model or a selection, found {type(of).__name__}."
         )
+    for name, one in found.items():
+        if not isinstance(one, Tensor):
+            raise TypeError(f"expected tensors in the selection, found {one!r} under {name!r}.")
     return {name: tensor.detach() for name, tensor in found.items()}

@@ -5,12 +5,13 @@ A selection is an ordered ``dict[str, nn.Parameter]``. Names are those of the pl
 between, and a selection reads through them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
@@ -29,18 +30,20 @@ _WRAPPING_MODULES = (DataParallel, DistributedDataParallel, AveragedModel)
 class Slot:
     """The place of one parameter in a model, looked up anew at each use.
 
-    FSDP2 and ``load_state_dict(assign=True)`` put another Parameter object in the same
-    place, so the object itself is never kept.
+    A new head, FSDP2 and ``load_state_dict(assign=True)`` put other objects in the same place,
+    so neither the Parameter nor the layer that holds it is kept.
     """
 
     name: str
-    owner: nn.Module
-    attribute: str
-    layer: nn.Module
-    """The layer that uses it: the owner, or the layer that a parametrization belongs to."""
+    model: nn.Module
+    path: str
+    """The way from the model to the parameter, wrappers and parametrizations included."""
+
+    layer: type[nn.Module]
+    """The type of the layer that uses it, be it through a parametrization."""
 
     role: str
-    """What the layer calls it: ``weight``, ``bias``, ..."""
+    """What that layer calls it: ``weight``, ``bias``, ..."""
 
     alias: str
     """The name without its parametrization: ``fc.weight``."""
@@ -48,13 +51,16 @@ class Slot:
     @property
     def parameter(self) -> nn.Parameter:
         """The Parameter that is in this place now."""
-        found = self.owner._parameters.get(self.attribute)
+        owner: nn.Module | None = self.model
+        *modules, attribute = self.path.split(".")
+        for name in modules:
+            owner = owner._modules.get(name) if owner is not None else None
+        found = owner._parameters.get(attribute) if owner is not None else None
         if found is None:
             raise RuntimeError(
                 f"the parameter {self.name!r} is no longer in the model: found nothing under "
-                f"{type(self.owner).__name__}.{self.attribute}. Build the selection or the "
-                "Regularizer again after the model's parameters have been replaced or "
-                "parametrised."
+                f"{type(self.model).__name__}.{self.path}. Build the selection or the Regularizer "
+                "again after the model's layers have been renamed, removed or parametrised."
             )
         return found
 
@@ -65,8 +71,8 @@ def select(
     """Pick the parameters of a model that a penalty should act on.
 
     The default takes the weights: trainable tensors of two or more dimensions, without
-    biases and without the parameters of normalisation layers. ``where`` takes exactly what
-    it says instead, so the glob ``"*"`` takes biases too.
+    biases, without the parameters of normalisation layers and without weight-normalised
+    tensors. ``where`` takes exactly what it says instead, so the glob ``"*"`` takes biases too.
 
     A selection points at this one model: after ``copy.deepcopy(model)`` select again.
     Under ``torch.nn.utils.parametrize`` a name such as ``fc.weight`` finds the tensor that
@@ -86,7 +92,8 @@ def select(
 
     Raises:
         ValueError: a pattern, type or callable matches nothing; the message lists the names
-            that there are, nearest first. Also a lazy parameter that has no shape yet.
+            that there are, nearest first. ``exclude`` leaves nothing. A lazy parameter has no
+            shape yet.
         TypeError: ``model`` is no module, or ``where`` has another type.
 
     Example:
@@ -110,10 +117,13 @@ def slots(
             f"expected a torch.nn.Module to select from, found {type(model).__name__}: pass the "
             "model itself, not its parameters."
         )
-    found = list(_walk(model))
+    found = list(_walk(model, model))
     chosen = _matching(found, model, where)
     if exclude is not None:
-        chosen -= _matching(found, model, exclude)
+        left = chosen - _matching(found, model, exclude)
+        if chosen and not left:
+            raise ValueError(f"exclude={exclude!r} leaves nothing of what was selected.")
+        chosen = left
     first: dict[int, Slot] = {}
     for slot in found:
         if id(slot.parameter) in chosen:
@@ -129,7 +139,7 @@ def slots(
 
 def is_normalisation(slot: Slot) -> bool:
     """Whether a slot belongs to a normalisation layer."""
-    return isinstance(slot.layer, _NORMS)
+    return issubclass(slot.layer, _NORMS)
 
 
 def is_bias(slot: Slot) -> bool:
@@ -138,7 +148,11 @@ def is_bias(slot: Slot) -> bool:
 
 
 def _walk(
-    module: nn.Module, prefix: str = "", used: tuple[nn.Module, str, str] | None = None
+    model: nn.Module,
+    module: nn.Module,
+    name: str = "",
+    path: str = "",
+    used: tuple[type[nn.Module], str, str] | None = None,
 ) -> Iterator[Slot]:
     """Every slot below a module, tied ones under each of their names, wrappers left out.
 
@@ -147,32 +161,34 @@ def _walk(
     """
     for attribute, parameter in module._parameters.items():
         if parameter is not None:
-            name = prefix + attribute
-            yield Slot(name, module, attribute, *(used or (module, attribute, name)))
-    for name, child in module._modules.items():
+            full = name + attribute
+            use = used or (type(module), attribute, full)
+            yield Slot(full, model, path + attribute, *use)
+    for child_name, child in module._modules.items():
         if child is None:
             continue
-        if name == "parametrizations" and is_parametrized(module):
+        below = f"{path}{child_name}."
+        if child_name == "parametrizations" and is_parametrized(module):
             for role, parametrization in child.named_children():
-                inside = f"{prefix}parametrizations.{role}."
-                yield from _walk(parametrization, inside, (module, role, prefix + role))
+                use = (type(module), role, name + role)
+                inside = f"{name}parametrizations.{role}."
+                yield from _walk(model, parametrization, inside, f"{below}{role}.", use)
             continue
-        wrapped = name in _WRAPPING_NAMES or (
-            name == "module" and isinstance(module, _WRAPPING_MODULES)
+        wrapped = child_name in _WRAPPING_NAMES or (
+            child_name == "module" and isinstance(module, _WRAPPING_MODULES)
         )
-        yield from _walk(child, prefix if wrapped else f"{prefix}{name}.", used)
+        yield from _walk(model, child, name if wrapped else f"{name}{child_name}.", below, used)
 
 
 def _is_weight(slot: Slot) -> bool:
+    # Weight normalisation keeps a direction and a length, original1 and original0: the
+    # function does not change with the size of the one, and is 0 / 0 where it is zero.
+    split = re.search(r"\.original\d+$", slot.path) is not None
+    if is_bias(slot) or is_normalisation(slot) or split:
+        return False
     parameter = slot.parameter
-    if isinstance(parameter, UninitializedParameter):
-        return not is_bias(slot) and not is_normalisation(slot)
-    return (
-        parameter.requires_grad
-        and parameter.dim() >= 2
-        and not is_bias(slot)
-        and not is_normalisation(slot)
-    )
+    lazy = isinstance(parameter, UninitializedParameter)
+    return lazy or (parameter.requires_grad and parameter.dim() >= 2)
 
 
 def _matching(found: list[Slot], model: nn.Module, where: Where | None) -> set[int]:
@@ -184,7 +200,7 @@ def _matching(found: list[Slot], model: nn.Module, where: Where | None) -> set[i
         if not picked:
             raise ValueError(_nothing_matches(found, model, where))
         return picked
-    if isinstance(where, nn.Module) or not isinstance(where, Iterable):
+    if isinstance(where, nn.Module | Tensor | Mapping | bytes) or not isinstance(where, Iterable):
         raise TypeError(
             "expected a glob, a module type, a callable (name, parameter) -> "
             f"bool or several of these, found {where!r}."
@@ -210,11 +226,11 @@ def _matching_one(
             raise TypeError(
                 f"expected a module type such as torch.nn.Linear, found {where.__name__}."
             )
-        inside = (slot for m in model.modules() if isinstance(m, where) for slot in _walk(m))
+        inside = (slot for m in model.modules() if isinstance(m, where) for slot in _walk(m, m))
         return {
             id(slot.parameter)
             for slot in inside
-            if not is_bias(slot) and (isinstance(slot.layer, where) or not is_normalisation(slot))
+            if not is_bias(slot) and (issubclass(slot.layer, where) or not is_normalisation(slot))
         }
     return {id(slot.parameter) for slot in found if where(slot.name, slot.parameter)}
 

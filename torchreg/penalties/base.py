@@ -49,7 +49,10 @@ def as_strength(name: str, value: Any) -> float:
         raise TypeError(
             f"{name} must be a number such as 1e-4, found {value!r} of type {type(value).__name__}."
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or number < 0:
         raise ValueError(f"{name} must be a finite number of at least 0, found {number}.")
     return number
