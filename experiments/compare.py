@@ -86,17 +86,8 @@ def _setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
         words.append(f"{flags['strength']:g}")
         words += [f"+ {flags['l2']:g}"] * bool(flags["l2"])
         words += ["in the loss"] * (flags["mode"] == "loss")
-    told_already = {
-        "model",
-        "penalty",
-        "strength",
-        "l2",
-        "mode",
-        "debias_epochs",
-        "debias_lr",
-        "penalty_lr",
-        "final_lr",
-    }
+    told_already = {"model", "penalty", "strength", "l2", "mode"}
+    told_already |= {key for key in flags if key.endswith(("_epochs", "_lr"))}
     # The epochs of both phases together: a dense run of the same budget has them in one.
     for key, value in flags.items():
         others = {str(other["flags"].get(key)) for other in runs}
