@@ -10,6 +10,7 @@ nonzero. The test images are never read here.
 
 import argparse
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from experiments import cifar10, cli, mnist
 from experiments.artifacts import settings_of
 from experiments.results import read_json, table, write_figure, write_json, write_text
-from experiments.training import Task, train
+from experiments.training import Task, plan, train
 from torchreg import plots
 
 SCRIPTS = {"mnist": mnist.parse, "cifar10": cifar10.parse}
@@ -92,13 +93,15 @@ def measure(task: Task, flags: cli.Flags, trial: Trial, score: Score, folder: Pa
     Raises:
         optuna.TrialPruned: it is worse than three in four trials at the same epoch.
     """
-    epoch = 0
+    before = {
+        name: sum(epochs for _, epochs, *_ in plan(flags)[:i])
+        for i, (name, *_) in enumerate(plan(flags))
+    }
 
     def report(row: dict[str, Any]) -> None:
-        nonlocal epoch
-        epoch += 1
         trial.set_user_attr("row", {key: row[key] for key in ("val_accuracy", "density")})
-        trial.report(score(row), epoch)
+        # A resumed trial goes on with the number of its own epoch.
+        trial.report(score(row), before[row["phase"]] + row["epoch"])
         if trial.should_prune():
             raise optuna.TrialPruned
 
@@ -179,8 +182,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         made.error(f"expected 0 < --low < --high, found {ours.low:g} and {ours.high:g}")
     if not 0 < ours.max_density <= 1:
         made.error(f"--max-density must be above 0 and at most 1, found {ours.max_density:g}")
-    if "--strength" in rest:
-        made.error("the sweep chooses --strength: leave it out, or narrow --low and --high")
+    for flag, mend in (
+        ("--strength", "the sweep chooses it; narrow --low and --high instead"),
+        ("--out", "the study's folder is --study"),
+        ("--fresh", "give another --study, or remove the folder of this one"),
+    ):
+        if any(word.partition("=")[0] == flag for word in rest):
+            made.error(f"leave out {flag}: {mend}")
     task, flags = SCRIPTS[ours.script]([*rest, "--strength", f"{ours.low}"])
     folder = ours.study or Path("runs") / f"sweep-{ours.script}"
     trials = sweep(
@@ -195,13 +203,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     told, best = report(trials, ours.max_density)
     print(told)
     write_text(folder / "trials.txt", told + "\n")
-    points = [
-        (1 - t.user_attrs["row"]["density"], t.user_attrs["row"]["val_accuracy"])
-        for t in trials
-        if t.state is TrialState.COMPLETE
-    ]
-    if points:
-        figure = plots.frontier({f"{flags.model}, {flags.penalty}, {flags.mode}": points})
+    complete = [t for t in trials if t.state is TrialState.COMPLETE]
+    if complete:
+        rows = [t.user_attrs["row"] for t in complete]
+        name = f"{flags.model}, {flags.penalty}, {flags.mode}"
+        chosen = (
+            {name: (complete.index(best), best.user_attrs["row"]["val_accuracy"])} if best else {}
+        )
+        figure = plots.frontier(
+            {name: [(1 - row["density"], row["val_accuracy"]) for row in rows]},
+            chosen=chosen,
+            chosen_measure="validation accuracy",
+        )
         picture = folder / "frontier.png"
         write_figure(picture, figure)
         print(f"the frontier is drawn in {picture}")
@@ -212,9 +225,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     strength = best.params["strength"]
     write_json(folder / "choice.json", {"strength": strength, **best.user_attrs["row"]})
-    words = [word for word in rest if word != "--fresh"]
     print("\nto train with it and read the test images once:")
-    print(f"python -m experiments.{ours.script} --strength {strength:.3g} {' '.join(words)}")
+    print(f"python -m experiments.{ours.script} --strength {strength!r} {shlex.join(rest)}")
 
 
 def _return(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -158,7 +158,9 @@ def test_the_test_split_is_read_once_for_each_method_and_only_when_all_is_chosen
     monkeypatch.setattr(digits_training, "accuracy", watched)
     threads = torch.get_num_threads()
     try:
-        assert digits.main(["--steps", "2", "--jobs", "1", "--out", str(tmp_path)]) == 0
+        assert (
+            digits.main(["--seed", "0", "--steps", "2", "--jobs", "1", "--out", str(tmp_path)]) == 0
+        )
     finally:
         torch.set_num_threads(threads)
     assert read == ["validation"] * RUNS + ["test"] * len(METHODS)

@@ -72,7 +72,7 @@ def test_a_sweep_leaves_its_choice_and_never_reads_the_test_images(
     assert (study / "frontier.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "chosen" in printed
-    assert "python -m experiments.mnist --strength" in printed
+    assert f"python -m experiments.mnist --strength {choice['strength']!r} " in printed
     sweep.main(flags_for(data, study))  # finished: nothing is trained again
     assert len(trials_of(study)) == 3
     with pytest.raises(cli.FolderError, match=r"other flags \(epochs differ\)"):
@@ -95,6 +95,8 @@ def test_a_killed_worker_is_taken_over(data: Path, tmp_path: Path) -> None:
     strengths = {f"strength-{t.params['strength']:.6g}" for t in trials_of(study)}
     assert begun <= strengths
     assert len(strengths) == 3
+    for trial in trials_of(study):  # also of the one that went on in the middle
+        assert max(trial.intermediate_values) == 2
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,9 @@ def test_a_killed_worker_is_taken_over(data: Path, tmp_path: Path) -> None:
     [
         (["--low", "1", "--high", "1e-3"], "expected 0 < --low < --high"),
         (["--max-density", "0"], "--max-density must be above 0"),
-        (["--strength", "1e-3"], "the sweep chooses --strength"),
+        (["--strength", "1e-3"], "leave out --strength: the sweep chooses it"),
+        (["--strength=1e-3"], "leave out --strength"),
+        (["--out", "x"], "leave out --out"),
         (["--trials", "0"], "0 is below 1"),
         (["--epoch-count", "3"], "unrecognized arguments"),
     ],
