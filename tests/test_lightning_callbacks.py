@@ -21,9 +21,12 @@ from tests.test_lightning_mixin import (
     InLoss,
     Plain,
     Proximal,
+    Unfreezes,
+    backbone,
     data,
     fit,
     loader,
+    of_the_trainable,
     same,
     trainer,
     weights,
@@ -59,7 +62,7 @@ def test_the_monitor_in_tensorboard(tmp_path: Path) -> None:
         callbacks=[SparsityMonitor(every_n_epochs=2)],
         log_every_n_steps=1,
     )
-    found = events.EventAccumulator(logger.log_dir).Reload()
+    found = events.EventAccumulator(logger.log_dir, {"histograms": 0}).Reload()
     report = tr.sparsity(module.regularizer)
     assert 0 < report.exact < report.count
 
@@ -68,7 +71,10 @@ def test_the_monitor_in_tensorboard(tmp_path: Path) -> None:
     # After the epochs 2, 4 and the last one; 5 steps each, logged at their last step.
     assert [event.step for event in scalars["sparsity/total"]] == [9, 19, 24]
     assert scalars["sparsity/total"][-1].value == pytest.approx(report.sparsity)
+    tables = found.Tensors("sparsity/table/text_summary")
+    assert [event.step for event in tables] == [9, 19, 24]
     for name, tensor in report.tensors.items():
+        assert [event.step for event in found.Histograms(f"nonzero_weights/{name}")] == [9, 19, 24]
         assert scalars[f"sparsity/{name}"][-1].value == pytest.approx(tensor.sparsity)
         histogram = found.Histograms(f"nonzero_weights/{name}")[-1].histogram_value
         assert histogram.num == tensor.count - tensor.exact
@@ -83,6 +89,36 @@ def test_the_monitor_with_a_logger_of_scalars_only(tmp_path: Path) -> None:
     fit(Plain(), logger=logger, callbacks=[SparsityMonitor()], log_every_n_steps=1)
     with open(Path(logger.log_dir) / "metrics.csv") as file:
         assert [row["sparsity/total"] for row in csv.DictReader(file)] == ["0.0", "0.0"]
+
+
+class Stops(Callback):
+    """Ends the training after its third epoch, which no callback before it can know."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # noqa: ARG002
+        trainer.should_stop = trainer.current_epoch == 2
+
+
+@pytest.mark.parametrize("ended", ["before", "after", "max_steps"])
+def test_the_monitor_reports_the_last_epoch_however_it_ends(ended: str, tmp_path: Path) -> None:
+    monitor, logger = SparsityMonitor(every_n_epochs=10), CSVLogger(tmp_path)
+    order = {"before": [Stops(), monitor], "after": [monitor, Stops()], "max_steps": [monitor]}
+    module = Proximal(adam)
+    fit(
+        module,
+        max_epochs=50,
+        max_steps=13 if ended == "max_steps" else -1,
+        logger=logger,
+        callbacks=order[ended],
+        log_every_n_steps=1,
+    )
+    with open(Path(logger.log_dir) / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["sparsity/total"]]
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        ("2", "12" if ended == "max_steps" else "14")
+    ]
+    assert float(rows[0]["sparsity/total"]) == pytest.approx(
+        tr.sparsity(module.regularizer).sparsity
+    )
 
 
 def test_the_monitor_refuses_a_wrong_interval() -> None:
@@ -246,3 +282,24 @@ def test_batch_norm_statistics_are_those_of_the_sparse_average() -> None:
 def test_restore_support_comes_after_the_average(averaging: Any) -> None:
     with pytest.raises(ValueError, match=r"List it after: \[\w+Averaging"):
         fit(Proximal(adam), callbacks=[RestoreSupport(), averaging()])
+
+
+def test_restore_support_is_refused_where_it_would_do_nothing() -> None:
+    with pytest.raises(ValueError, match="no callback of the trainer averages any"):
+        fit(Proximal(adam), callbacks=[RestoreSupport()])
+    for dense in (InLoss(adam), Plain(adam)):
+        with pytest.raises(TypeError, match="RestoreSupport brings back exact zeros, and no optim"):
+            fit(dense, callbacks=[swa(), RestoreSupport()])
+
+
+def test_debias_fixes_a_layer_whose_optimizer_was_wrapped_late() -> None:
+    class Backbone(Proximal):
+        configure_regularizer = backbone
+
+    module = Backbone(of_the_trainable)
+    fit(module, max_epochs=8, callbacks=[Unfreezes(0), Debias(epoch=6)])
+    [(_, _, penalty)] = module.regularizer.items()
+    assert isinstance(penalty, tr.FixedSupport)
+    zero = cast(Any, module.net[0]).weight == 0
+    assert zero.any()
+    assert torch.equal(zero, ~penalty.kept)

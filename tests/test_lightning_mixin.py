@@ -8,10 +8,15 @@ from typing import Any, Literal, cast
 import lightning.pytorch as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateFinder, LearningRateMonitor, Timer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    LearningRateFinder,
+    LearningRateMonitor,
+    Timer,
+)
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer, RMSprop
 from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -392,13 +397,207 @@ def test_the_learning_rate_monitor_sees_one_optimizer(kind: type[Proximal]) -> N
     assert {name for name in logger.seen if name.startswith("lr")} == {"lr-SGD"}
 
 
-def test_no_optimizer_trains_nothing() -> None:
-    module = Proximal(lambda _: None)
+@MODES
+@pytest.mark.filterwarnings("ignore:.LightningModule.configure_optimizers. returned .None.")
+def test_no_optimizer_for_what_is_penalised_is_refused(kind: type[Proximal]) -> None:
+    module = kind()
     module.configure_optimizers = lambda: None  # type: ignore[method-assign]
-    before = weights(module)
-    with pytest.warns(UserWarning, match="returned `None`"):
+    with pytest.raises(ValueError, match=r"no optimizer of \w+ holds the penalised net.0.weight"):
         fit(module)
-    assert all(torch.equal(before[name], p) for name, p in module.named_parameters())
+
+
+# Layers that are unfrozen during the fit ------------------------------------------------------
+
+
+class Unfreezes(BaseFinetuning):
+    """Unfreezes a layer in the second epoch, with a parameter group of its own."""
+
+    def __init__(self, *layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def freeze_before_training(self, module: L.LightningModule) -> None:
+        self.freeze([cast(Plain, module).net[layer] for layer in self.layers])
+
+    def finetune_function(self, module: L.LightningModule, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            layers = [cast(Plain, module).net[layer] for layer in self.layers]
+            self.unfreeze_and_add_param_group(layers, optimizer, lr=0.1)
+
+
+def of_the_trainable(module: nn.Module) -> Optimizer:
+    return SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
+
+
+def named(_: Any) -> Any:
+    return {"net.*.weight": tr.L1(L1)}
+
+
+def backbone(_: Any) -> Any:
+    return {"net.0.weight": tr.L1(L1)}
+
+
+@MODES
+@pytest.mark.parametrize("configure", [lambda _: tr.L1(L1), named, backbone])
+def test_an_unfrozen_layer_is_penalised(kind: type[Proximal], configure: Any) -> None:
+    module = type("Net", (kind,), {"configure_regularizer": configure})(of_the_trainable)
+    fit(module, callbacks=[Unfreezes(0)], max_epochs=3)
+
+    expected = Plain()
+    expected.net[0].requires_grad_(requires_grad=False)
+    optimizer: Optimizer = of_the_trainable(expected)
+    penalised = {"net.0.weight": tr.L1(L1)} if configure is backbone else named(None)
+    regularizer = tr.Regularizer(expected, penalised)
+    proximal = kind is Proximal
+    for epoch in range(3):
+        if epoch == 1:
+            expected.net[0].requires_grad_()
+            optimizer.add_param_group({"params": list(expected.net[0].parameters())})
+            if proximal and configure is backbone:
+                optimizer = tr.ProximalOptimizer(optimizer, regularizer)
+        if epoch == 0 and proximal and configure is not backbone:
+            optimizer = tr.ProximalOptimizer(optimizer, regularizer)
+        for batch in data():
+            optimizer.zero_grad()
+            expected.loss(batch).backward()
+            for name, p in expected.named_parameters():
+                if not proximal and name in regularizer.selection() and p.grad is not None:
+                    p.grad += L1 * p.detach().sign()
+            optimizer.step()
+    assert same(module, expected)
+    assert set(module.regularizer.selection()) == set(regularizer.selection())
+
+
+def test_unfreezing_past_a_regularizer_of_the_default_selection_warns() -> None:
+    class Own(Proximal):
+        def configure_regularizer(self) -> tr.Regularizer:
+            return tr.Regularizer(self, tr.L1(L1))
+
+    with pytest.warns(UserWarning, match=r"net.0.weight was frozen when the Regularizer"):
+        fit(Own(of_the_trainable), callbacks=[Unfreezes(0)])
+
+
+def test_penalised_parameters_that_come_too_late_are_refused() -> None:
+    class Late(Proximal):
+        configure_regularizer = backbone
+
+        def training_step(self, batch: Batch, index: int) -> Any:
+            if index == 1:
+                self.net[0].requires_grad_()
+                optimizer = cast(Optimizer, self.optimizers())
+                optimizer.add_param_group({"params": list(self.net[0].parameters())})
+            return super().training_step(batch, index)
+
+    module = Late(of_the_trainable)
+    module.net[0].requires_grad_(requires_grad=False)
+    with pytest.raises(RuntimeError, match="its first penalised parameters before a batch begins"):
+        fit(module)
+
+
+# An optimizer whose step size is not known ----------------------------------------------------
+
+
+def rmsprop(module: nn.Module) -> Optimizer:
+    return RMSprop(module.parameters(), lr=0.01)
+
+
+def rms_metric(group: Any, _: Tensor, state: Any) -> tr.StepSize:
+    return tr.StepSize(group["lr"], state["square_avg"].sqrt() + group["eps"])
+
+
+def test_the_metric_of_another_optimizer() -> None:
+    class Told(Proximal):
+        def proximal_metric(self, group: Any, parameter: Tensor, state: Any) -> tr.StepSize:
+            return rms_metric(group, parameter, state)
+
+    with pytest.raises(TypeError, match=r"give Proximal the method proximal_metric\(self, group"):
+        fit(Proximal(rmsprop))
+    module, expected = Told(rmsprop), Plain()
+    fit(module)
+    optimizer = tr.ProximalOptimizer(
+        rmsprop(expected), tr.Regularizer(expected, tr.L1(L1)), metric=rms_metric
+    )
+    for _ in range(2):
+        for batch in data():
+            optimizer.zero_grad()
+            expected.loss(batch).backward()
+            optimizer.step()
+    assert same(module, expected)
+
+
+# Optimizers and modules beside the mixin's ----------------------------------------------------
+
+
+@MODES
+def test_a_raw_optimizer_that_was_not_returned_is_refused(kind: type[Proximal]) -> None:
+    class Manual(kind):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.raw = sgd(self)
+
+        def training_step(self, batch: Batch, _: int) -> None:
+            self.raw.zero_grad()
+            self.manual_backward(self.loss(batch))
+            self.raw.step()
+
+    module = Manual()
+    with pytest.raises(RuntimeError, match="SGD has stepped without the penalty"):
+        fit(module)
+    module.raw.step()  # after the fit it is the user's own
+
+
+@MODES
+def test_an_optimizer_may_step_another_inside(kind: type[Proximal]) -> None:
+    class Outer(SGD):
+        """As ZeroRedundancyOptimizer does."""
+
+        def step(self, closure: Any = None) -> Any:
+            loss = closure()
+            inner = SGD([p for g in self.param_groups for p in g["params"]], lr=0.1)
+            inner.step()
+            return loss
+
+    class Told(kind):  # type: ignore[misc, valid-type]
+        def proximal_metric(self, group: Any, *_: Any) -> Any:
+            return group["lr"]
+
+    module = Told(lambda m: Outer(m.parameters(), lr=0.1))
+    fit(module)
+
+    def plain(m: nn.Module) -> Optimizer:
+        return SGD(m.parameters(), lr=0.1)
+
+    assert same(module, by_hand(mode=module.regularization, optimizer=plain))
+
+
+def test_a_plain_module_after_a_sparse_one() -> None:
+    running = trainer(max_epochs=1)
+    running.fit(Proximal(), loader(data()))
+    running.fit_loop.max_epochs = 2
+    module = Plain()
+    running.fit(module, loader(data()))
+    expected = Plain()
+    fit(expected, max_epochs=1)
+    assert same(module, expected)
+
+
+def test_the_regularizer_is_watched_where_it_was_the_users_own() -> None:
+    class Own(Proximal):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = tr.Regularizer(self, tr.L1(L1))
+
+        def configure_regularizer(self) -> tr.Regularizer:
+            return self.own
+
+        def training_step(self, batch: Batch, index: int) -> Any:
+            return super().training_step(batch, index) + self.regularizer()
+
+    module = Own()
+    with pytest.raises(RuntimeError, match="the penalty would count twice"):
+        fit(module)
+    assert type(module.own) is tr.Regularizer  # and theirs is left as it was
 
 
 # What is refused, and how it says so ----------------------------------------------------------

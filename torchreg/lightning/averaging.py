@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from torchreg.lightning.mixin import regularizers_of
+from torchreg.lightning.mixin import check_makes_zeros, regularizers_of
 from torchreg.lightning.penalise import callbacks_of
 
 
@@ -28,10 +28,12 @@ class RestoreSupport(Callback):
     a resumed run equals one that was not interrupted; ``trainer.save_checkpoint`` after the fit
     saves the zeros.
 
-    List it after the averaging callback.
+    List it after the averaging callback: Lightning's SWA or WeightAveraging, or a subclass.
 
     Raises:
-        ValueError: an averaging callback comes after it in the trainer's callbacks.
+        ValueError: an averaging callback comes after it in the trainer's callbacks, or there is
+            none.
+        TypeError: when the training starts, no optimizer is proximal, so there are no exact zeros.
 
     Example:
         >>> import lightning.pytorch as L
@@ -55,6 +57,12 @@ class RestoreSupport(Callback):
             return
         self._kept, self._averaged, self._ended = [], False, False
         callbacks = callbacks_of(trainer)
+        if not any(isinstance(callback, _AVERAGING) for callback in callbacks):
+            names = " or ".join(kind.__name__ for kind in _AVERAGING)
+            raise ValueError(
+                "RestoreSupport projects averaged weights, and no callback of the trainer "
+                f"averages any. List {names} (or a subclass) before it, or leave it out."
+            )
         for callback in callbacks[callbacks.index(self) :]:
             if isinstance(callback, _AVERAGING):
                 name = type(callback).__name__
@@ -62,6 +70,10 @@ class RestoreSupport(Callback):
                     f"RestoreSupport comes before {name} in the trainer's callbacks, so the "
                     f"average would be dense again. List it after: [{name}(...), RestoreSupport()]."
                 )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that there are exact zeros to bring back."""
+        check_makes_zeros("RestoreSupport brings back", trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the support of the epoch's last iterate."""
@@ -98,7 +110,8 @@ class RestoreSupport(Callback):
             regularizers = regularizers_of(trainer, pl_module)
             for regularizer, kept in zip(regularizers, self._kept, strict=True):
                 for name, w in regularizer.selection().items():
-                    yield w, kept[name]
+                    if name in kept:  # and not unfrozen since
+                        yield w, kept[name]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

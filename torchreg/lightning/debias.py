@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from torchreg.lightning.mixin import RegularizedMixin
+from torchreg.lightning.mixin import RegularizedMixin, check_makes_zeros, regularizers_of
 from torchreg.penalties import FixedSupport
 from torchreg.proximal import ProximalOptimizer
 from torchreg.regularizer import Regularizer, fix_support
@@ -67,11 +67,7 @@ class Debias(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the support of a checkpoint."""
-        if not any(isinstance(optimizer, ProximalOptimizer) for optimizer in trainer.optimizers):
-            raise TypeError(
-                "Debias fixes exact zeros, and no optimizer makes any. Use RegularizedMixin with "
-                "regularization = 'proximal', or a torchreg.ProximalOptimizer."
-            )
+        check_makes_zeros("Debias fixes", trainer, pl_module)
         if self._kept is not None:
             self._fix(trainer, pl_module)
 
@@ -82,14 +78,14 @@ class Debias(Callback):
 
     def _fix(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         proximal = [o for o in trainer.optimizers if isinstance(o, ProximalOptimizer)]
-        fixed = {o.regularizer: fix_support(o.regularizer) for o in proximal}
+        fixed = {r: fix_support(r) for r in regularizers_of(trainer, pl_module)}
         if self._kept is None:
             self._kept = [dict(_supports(regularizer)) for regularizer in fixed.values()]
         for regularizer, kept in zip(fixed.values(), self._kept, strict=True):
             for name, _, penalty in regularizer.items():
                 penalty.kept = kept[name]
         if isinstance(pl_module, RegularizedMixin):
-            pl_module._regularizer = fixed.get(pl_module.regularizer, pl_module.regularizer)
+            pl_module._regularizer = fixed[pl_module.regularizer]
         for optimizer in proximal:
             optimizer.regularizer = fixed[optimizer.regularizer]
 

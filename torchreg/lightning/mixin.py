@@ -1,6 +1,7 @@
 """A penalty for a LightningModule: one method to write, and each optimizer step counts it once."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Literal, cast
@@ -10,9 +11,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from torchreg.lightning.penalise import Penalise, callbacks_of
+from torchreg.metrics import Metric
 from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
 from torchreg.regularizer import Regularizer
+from torchreg.selection import select
 
 
 class RegularizedMixin:
@@ -29,9 +32,11 @@ class RegularizedMixin:
 
     The class attribute ``regularization`` says how the penalty acts:
 
-    - ``"proximal"`` (the default): when the fit starts, each optimizer that holds penalised
-      parameters is wrapped in a :class:`torchreg.ProximalOptimizer`, so weights become exact
-      zeros. Schedulers and checkpoints stay those of the optimizer inside.
+    - ``"proximal"`` (the default): each optimizer that holds penalised parameters, when the fit
+      starts or from a later batch on, is wrapped in a :class:`torchreg.ProximalOptimizer`, so
+      weights become exact zeros. Schedulers and checkpoints stay those of the optimizer inside.
+      For another optimizer than SGD, Adam and AdamW add the method
+      ``proximal_metric(self, group, parameter, state)``, as ``ProximalOptimizer`` takes it.
     - ``"loss"``: the penalty joins the loss through its subgradient. Right before an optimizer
       steps, after the gradients have been accumulated, reduced over the processes and unscaled,
       and before they are clipped, the penalty's subgradient is added to them. This is the
@@ -45,6 +50,9 @@ class RegularizedMixin:
     nothing. In manual optimization step through ``self.optimizers()``, in Lightning's way; there
     ``self.clip_gradients`` clips the gradient of the task, before the penalty joins it. With
     several optimizers each one sees the penalty of its own parameters.
+
+    A penalty returned alone takes in the weights that are unfrozen during the fit, as by
+    ``BackboneFinetuning``, from their first step on; a mapping takes what it names, frozen or not.
 
     Logged at the end of each epoch: ``train/task_loss`` (the mean over the batches of what
     ``training_step`` returned), ``train/penalty`` and ``train/sparsity`` (the exact zeros as a
@@ -61,11 +69,18 @@ class RegularizedMixin:
         NotImplementedError: ``configure_regularizer`` is missing.
         TypeError: it returns something else than a penalty, a mapping or a Regularizer; the
             optimizers returned are already proximal (the penalty would act twice); no metric is
-            known for an optimizer; LBFGS with a line search in mode ``"loss"``; DeepSpeed.
+            known for an optimizer and there is no ``proximal_metric``; LBFGS with a line search
+            in mode ``"loss"``; DeepSpeed.
         ValueError: an unknown mode; a penalised parameter that is trained by no optimizer; a
             Regularizer of another model.
-        RuntimeError: in training, ``self.regularizer()`` was added to the loss as well, or an
-            optimizer was stepped past the penalty. Every message says what to change.
+        RuntimeError: in training, ``self.regularizer()`` was added to the loss as well (this
+            object is watched; a Regularizer of your own, also the one that you returned, is not);
+            or an optimizer, any in the process, moved penalised parameters without the penalty.
+            Every message says what to change.
+
+    Warns:
+        UserWarning: a weight was unfrozen that a Regularizer with the default selection, resolved
+            before, leaves out.
 
     Example:
         >>> import lightning.pytorch as L, torch, torchreg as tr, warnings
@@ -96,6 +111,14 @@ class RegularizedMixin:
     regularization: Literal["proximal", "loss"] = "proximal"
     """How the penalty acts: through the proximal step, or through its subgradient."""
 
+    proximal_metric: Metric | None = None
+    """In mode ``"proximal"``, the step size of every penalised optimizer, if it is no known one.
+
+    Write it as a method, ``proximal_metric(self, group, parameter, state)``; for RMSprop it
+    returns ``torchreg.StepSize(group["lr"], state["square_avg"].sqrt() + group["eps"])``. See
+    :class:`torchreg.ProximalOptimizer`.
+    """
+
     _regularizer: Regularizer | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -110,7 +133,7 @@ class RegularizedMixin:
         """Say what is penalised: the one method to write.
 
         Called when the fit starts, after ``configure_model``, ``setup`` and the move to the
-        device.
+        device. Add none of it to the loss: only adding ``self.regularizer()`` is detected.
 
         Returns:
             A penalty (for the weights of this module: no biases, no normalisation), a mapping
@@ -139,11 +162,36 @@ class RegularizedMixin:
                 ) from error
         return self._regularizer
 
+    def _follow_unfrozen(self) -> None:
+        if isinstance(self.regularizer, _Watched):  # Debias has put another in its place
+            self.regularizer.follow_unfrozen()
+
 
 class _Watched(Regularizer):
     """A regularizer whose value must not reach the loss while the trainer counts it already."""
 
     module: RegularizedMixin
+    follows: Literal["takes in", "warns", "nothing"]
+    frozen: list[Tensor]
+
+    def follow_unfrozen(self) -> None:
+        """Take in the weights of the default selection that were frozen when it was resolved."""
+        if self.follows == "nothing" or not any(p.requires_grad for p in self.frozen):
+            return
+        self.frozen = [p for p in self.frozen if not p.requires_grad]
+        if self.follows == "takes in":
+            self.terms = Regularizer(self.model, self.terms[0].penalty).terms
+            return
+        penalised = set(self.selection().values())
+        late = [name for name, p in select(self.model).items() if p not in penalised]
+        if late:
+            warnings.warn(
+                f"{', '.join(late)} was frozen when the Regularizer that configure_regularizer of "
+                f"{type(self.module).__name__} returned was built, and is trained now without a "
+                "penalty. To penalise it, return the penalty alone or a mapping that names it; to "
+                "leave it out, return a mapping that does not.",
+                stacklevel=2,
+            )
 
     def __call__(self) -> Tensor:
         value = super().__call__()
@@ -181,7 +229,15 @@ def _resolve(module: RegularizedMixin) -> Regularizer:
         )
     watched = copy.copy(bound)
     watched.__class__ = _Watched
-    cast(_Watched, watched).module = module
+    watched = cast(_Watched, watched)
+    watched.module = module
+    watched.frozen = [p for p in bound.model.parameters() if not p.requires_grad]
+    if isinstance(found, Penalty):
+        watched.follows = "takes in"
+    elif isinstance(found, Regularizer) and set(bound.selection()) == set(select(bound.model)):
+        watched.follows = "warns"  # the default selection, or one that cannot be told from it
+    else:
+        watched.follows = "nothing"
     return watched
 
 
@@ -207,3 +263,14 @@ def regularizers_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[
         return [pl_module.regularizer]
     proximal = [o for o in trainer.optimizers if isinstance(o, ProximalOptimizer)]
     return list(dict.fromkeys(optimizer.regularizer for optimizer in proximal))
+
+
+def check_makes_zeros(name: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Raise for a callback that needs exact zeros where no optimizer makes any."""
+    if isinstance(pl_module, RegularizedMixin) and pl_module.regularization == "proximal":
+        return  # an optimizer may come to hold penalised weights later
+    if not any(isinstance(optimizer, ProximalOptimizer) for optimizer in trainer.optimizers):
+        raise TypeError(
+            f"{name} exact zeros, and no optimizer makes any. Use RegularizedMixin with "
+            "regularization = 'proximal', or a torchreg.ProximalOptimizer."
+        )

@@ -39,31 +39,68 @@ class SparsityMonitor(Callback):
             raise ValueError(f"every_n_epochs must be a positive integer, found {every_n_epochs}.")
         self.every_n_epochs = every_n_epochs
         self.histograms = histograms
+        self._missing = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start afresh."""
+        self._missing = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count, and log on rank zero what only rank zero has a logger for."""
         done = trainer.current_epoch + 1
-        if (done % self.every_n_epochs and done != trainer.max_epochs) or trainer.barebones:
+        last = (
+            done == trainer.max_epochs
+            or trainer.should_stop
+            or 0 <= trainer.max_steps <= trainer.global_step
+        )
+        self._missing = bool(done % self.every_n_epochs) and not last
+        if trainer.barebones or self._missing:
             return
+        found = self._report(trainer, pl_module)
+        for name, value in found.items():
+            pl_module.log(
+                name,
+                value,
+                prog_bar=name == "sparsity/total",
+                on_epoch=True,
+                batch_size=1,
+                sync_dist=True,
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the last epoch, where only a later callback knew that it was the last."""
+        if trainer.barebones or not self._missing:
+            return
+        found = self._report(trainer, pl_module)
+        for logger in trainer.loggers:
+            metrics = {**found, "epoch": trainer.current_epoch - 1}
+            logger.log_metrics(metrics, _step(trainer))
+            logger.save()
+
+    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        """Count, give the loggers the table and the histograms, and return the scalars."""
+        step = _step(trainer)
         selections = [r.selection() for r in regularizers_of(trainer, pl_module)]
         weights = {name: w for selection in selections for name, w in selection.items()}
         report = sparsity(weights or pl_module)
-        options: dict[str, Any] = {"on_epoch": True, "batch_size": 1, "sync_dist": True}
-        pl_module.log("sparsity/total", report.sparsity, prog_bar=True, **options)
-        for name, zeros in report.tensors.items():
-            pl_module.log(f"sparsity/{name}", zeros.sparsity, **options)
-        if not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
+        scalars = {"sparsity/total": report.sparsity}
+        scalars |= {f"sparsity/{name}": zeros.sparsity for name, zeros in report.tensors.items()}
+        for logger in trainer.loggers if trainer.is_global_zero else []:
             experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "add_text"):
                 # Four blanks: preformatted text in Markdown.
                 table = "\n".join(f"    {line}" for line in str(report).splitlines())
-                experiment.add_text("sparsity/table", table, trainer.global_step)
+                experiment.add_text("sparsity/table", table, step)
             if self.histograms and hasattr(experiment, "add_histogram"):
                 for name, w in weights.items():
                     nonzero = w.detach()[w.detach() != 0]
                     nonzero = nonzero[nonzero.isfinite()]
                     if nonzero.numel():
                         tag = f"nonzero_weights/{name}"
-                        experiment.add_histogram(tag, nonzero, trainer.global_step)
+                        experiment.add_histogram(tag, nonzero, step)
+        return scalars
+
+
+def _step(trainer: pl.Trainer) -> int:
+    """The step at which Lightning logs the metrics of an epoch."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped - 1

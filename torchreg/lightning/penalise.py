@@ -9,7 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from torchreg.metrics import metric_of
 from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
 from torchreg.report import sparsity
@@ -22,9 +24,12 @@ class Penalise(Callback):
     """The callback that :class:`RegularizedMixin` adds to the trainer.
 
     It reads the module's ``regularization`` and ``regularizer``, and keeps no state beyond a fit.
+    It stays with the trainer, and leaves modules without the mixin alone.
     """
 
     def __init__(self) -> None:
+        self._module: RegularizedMixin | None = None
+        self._attached: set[Optimizer] = set()
         self._counted: set[Optimizer] = set()
         self._hooks: list[Any] = []
 
@@ -35,6 +40,8 @@ class Penalise(Callback):
         not restored yet.
         """
         self.on_fit_end(trainer, pl_module)
+        if not hasattr(pl_module, "_follow_unfrozen"):
+            return
         module = cast("RegularizedMixin", pl_module)
         if module.regularization not in ("proximal", "loss"):
             raise ValueError(
@@ -49,8 +56,6 @@ class Penalise(Callback):
         module._regularizer = None
         regularizer = module.regularizer
         trained = _trained(trainer)
-        if trained.isdisjoint(pl_module.parameters()):
-            return  # configure_optimizers returned None: nothing is trained
         left = [
             n for n, p in regularizer.selection().items() if p.requires_grad and p not in trained
         ]
@@ -60,13 +65,37 @@ class Penalise(Callback):
                 "the penalty on it would do nothing. Return an optimizer for it from "
                 "configure_optimizers, or leave it out of configure_regularizer."
             )
-        penalised = set(regularizer.selection().values())
-        trainer.optimizers = [
-            optimizer
-            if penalised.isdisjoint(_parameters(optimizer))
-            else self._penalised(module, optimizer)
-            for optimizer in trainer.optimizers
-        ]
+        self._module = module
+        # Of every optimizer, also one that Lightning does not know of.
+        self._hooks.append(register_optimizer_step_post_hook(self._check_counted))
+        self._attach(trainer, module)
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Penalise what has been unfrozen, or added to an optimizer, since."""
+        if self._module is not None:
+            self._module._follow_unfrozen()
+            self._attach(trainer, self._module)
+
+    def _attach(self, trainer: pl.Trainer, module: "RegularizedMixin") -> None:
+        """Give each optimizer that holds penalised parameters its part of the penalty, once."""
+        fresh = [o for o in trainer.optimizers if o not in self._attached]
+        if not fresh:
+            return
+        penalised = set(module.regularizer.selection().values())
+        made = {
+            optimizer: self._penalised(module, optimizer)
+            for optimizer in fresh
+            if not penalised.isdisjoint(_parameters(optimizer))
+        }
+        if made:
+            trainer.optimizers = [made.get(o, o) for o in trainer.optimizers]
+            self._attached.update(made.values())
 
     def _penalised(self, module: "RegularizedMixin", optimizer: Optimizer) -> Optimizer:
         """The optimizer that takes the penalty into account in the module's mode."""
@@ -74,11 +103,15 @@ class Penalise(Callback):
             raise TypeError(
                 f"configure_optimizers of {type(module).__name__} returns a ProximalOptimizer, and "
                 f"regularization = {module.regularization!r} makes the penalty act once more. "
-                "Return the torch.optim optimizer inside it."
+                "Return the torch.optim optimizer inside it; a metric= becomes the method "
+                "proximal_metric of your module."
             )
-        self._hooks.append(optimizer.register_step_post_hook(self._check_counted))
         if module.regularization == "proximal":
-            proximal = ProximalOptimizer(optimizer, module.regularizer)
+            if module.proximal_metric is None:
+                _check_metric(module, optimizer)
+            proximal = ProximalOptimizer(
+                optimizer, module.regularizer, metric=module.proximal_metric
+            )
             proximal.register_step_pre_hook(lambda *_: self._counted.add(optimizer))
             return proximal
         if isinstance(optimizer, LBFGS) and any(
@@ -92,10 +125,16 @@ class Penalise(Callback):
         return optimizer
 
     def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        optimizer: Optimizer,
     ) -> None:
         """Add one subgradient of the penalty to the gradients, where the mode is ``"loss"``."""
-        module = cast("RegularizedMixin", pl_module)
+        module = self._module
+        if module is None:
+            return
+        module._follow_unfrozen()
         if module.regularization != "loss":
             return
         self._counted.add(optimizer)
@@ -114,12 +153,22 @@ class Penalise(Callback):
                 parameter.grad.add_(_subgradient(penalty, parameter), alpha=scale)
 
     def _check_counted(self, optimizer: Optimizer, *_: Any) -> None:
-        if optimizer not in self._counted:
+        if optimizer in self._counted:
+            self._counted.discard(optimizer)
+            return
+        if self._module is None or isinstance(optimizer, ProximalOptimizer):
+            return  # its inner optimizer has been checked
+        held = set(_parameters(optimizer)).intersection(
+            self._module.regularizer.selection().values()
+        )
+        # An optimizer may step another one inside, as ZeroRedundancyOptimizer does.
+        if held and not any(held.issubset(_parameters(outer)) for outer in self._counted):
             raise RuntimeError(
                 f"{type(optimizer).__name__} has stepped without the penalty. Step the optimizers "
-                "that self.optimizers() returns, not those that configure_optimizers built."
+                "that self.optimizers() returns, not those that configure_optimizers built nor "
+                "any that it did not return; give an optimizer its first penalised parameters "
+                "before a batch begins, as in on_train_epoch_start."
             )
-        self._counted.discard(optimizer)
 
     def on_train_batch_end(
         self,
@@ -130,6 +179,8 @@ class Penalise(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Log the task loss, which Lightning has divided by the number of batches in a step."""
+        if self._module is None:
+            return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is not None:
             _log(trainer, pl_module, "train/task_loss", loss * trainer.accumulate_grad_batches)
@@ -137,7 +188,9 @@ class Penalise(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the penalty and the sparsity."""
-        regularizer = cast("RegularizedMixin", pl_module).regularizer
+        if self._module is None:
+            return
+        regularizer = self._module.regularizer
         _log(trainer, pl_module, "train/penalty", regularizer())
         _log(trainer, pl_module, "train/sparsity", sparsity(regularizer).sparsity)
 
@@ -154,7 +207,23 @@ class Penalise(Callback):
         """Leave the user's optimizers as they were."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._counted = [], set()
+        self._hooks, self._attached, self._counted, self._module = [], set(), set(), None
+
+
+def _check_metric(module: "RegularizedMixin", optimizer: Optimizer) -> None:
+    """Name the mixin's way to pass a metric where none is known."""
+    try:
+        metric_of(optimizer)
+    except TypeError as error:
+        name = type(optimizer).__name__
+        raise TypeError(
+            f"no diagonal step size is known for {name}. If {name} moves each coordinate by a "
+            f"known factor per unit of gradient, give {type(module).__name__} the method "
+            "proximal_metric(self, group, parameter, state) that returns that factor, as it was "
+            "in the step just taken; for RMSprop: return torchreg.StepSize(group['lr'], "
+            "state['square_avg'].sqrt() + group['eps']). Otherwise use SGD, Adam or AdamW, or "
+            "regularization = 'loss'."
+        ) from error
 
 
 @torch.enable_grad()
