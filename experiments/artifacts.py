@@ -4,10 +4,10 @@ import io
 import os
 import pickle
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import lightning
 import torch
@@ -20,6 +20,12 @@ from experiments.results import read_json, table, write_bytes, write_json, write
 
 # Flags that may differ when a run goes on: they name places, or this very call.
 _ELSEWHERE = {"data_dir", "out", "fresh", "device"}
+_PHASES = ("dense", "penalised", "debiased")
+# What is read of a checkpoint, and of a result.
+_STATE = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "rows"}
+_RESULT = {"task": str, "flags": dict, "phases": dict}
+_FLAGS = {"model", "penalty", "strength", "l2", "mode", "seed"}
+_NUMBERS = {"test_error", "val_error", "density", "weights", "seconds"}
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -43,9 +49,19 @@ class WholeCheckpoints(TorchCheckpointIO):
             FolderError: it is damaged; the message says what to do.
         """
         try:
-            return super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, BadZipFile) as error:
+            with ZipFile(path) as packed:  # torch does not look at the checksums
+                if damaged := packed.testzip():
+                    raise ValueError(f"{damaged} in it is damaged")
+            state: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+            if not (isinstance(state, dict) and state.keys() >= _STATE):
+                raise ValueError("it is no checkpoint of these scripts")
+            return state
+        except OSError:
+            raise
+        except Exception as error:  # whatever a parser of zip or pickle makes of wrong bytes
             reason = str(error).partition("\n")[0] or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError):  # torch advises to unpickle anything
+                reason = "it holds something else than tensors and numbers"
             best = Path(path).with_name("best.ckpt")
             kept = f", or replace it by a copy of {best}, to go on from there" * best.exists()
             raise FolderError(
@@ -55,47 +71,104 @@ class WholeCheckpoints(TorchCheckpointIO):
             ) from error
 
 
-def claim(task: str, flags: Flags) -> Path:
+def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -> Path:
     """Take the folder of a run, new or to be resumed, and note the flags in it.
+
+    Args:
+        task: the name of the data.
+        flags: what the run was asked for.
+        check: called before anything is made or moved; it may raise.
 
     Returns:
         The folder; it holds ``result.json`` already where the run is finished.
 
     Raises:
-        FolderError: the folder belongs to a run with other flags.
+        FolderError: the folder belongs to a run with other flags, or to no run.
     """
     name = f"{task}-{flags.model}-{flags.penalty}"
     if flags.penalty != "none":
         name += f"-{flags.strength:g}" + (f"-{flags.l2:g}" if flags.l2 else "") + f"-{flags.mode}"
     folder = flags.out or Path("runs") / f"{name}-seed{flags.seed}"
-    if flags.fresh and folder.exists():
-        number = next(n for n in range(1, 10_000) if not Path(f"{folder}.{n}").exists())
-        folder.rename(f"{folder}.{number}")
-        print(f"the earlier run is kept in {folder}.{number}")
     settings = {"task": task, **settings_of(flags)}
-    noted = folder / "settings.json"
-    # A folder in which nothing has been trained yet is free for any flags.
-    begun = (folder / "result.json").exists() or any(folder.glob("*/last.ckpt"))
-    if noted.exists() and begun:
-        before = read_json(noted)
-        differing = [
-            f"--{key.replace('_', '-')} {before.get(key)} there, {settings.get(key)} here"
-            for key in sorted({*before, *settings})
-            if before.get(key) != settings.get(key) and key not in _ELSEWHERE
-        ]
-        if differing:
-            raise FolderError(
-                f"{folder} holds a run with other flags ({'; '.join(differing)}). Give the same "
-                "flags to go on with it, another --out, or --fresh to set it aside."
-            )
-        return folder
-    if folder.exists() and any(folder.iterdir()) and not noted.exists():
+    aside = flags.fresh and folder.exists()
+    if not aside and _begun(folder):
+        _refuse_others(folder, settings)
+        if (folder / "settings.json").exists():
+            return folder
+        print(f"{folder} had no settings.json: taken to be a run with these flags")
+    elif (
+        # A folder of ours in which nothing has been trained yet is free for any flags.
+        not aside
+        and folder.exists()
+        and any(folder.iterdir())
+        and not (folder / "settings.json").exists()
+    ):
         raise FolderError(
             f"{folder} exists and is no run of these scripts (it has no settings.json). Give "
             "another --out."
         )
-    write_json(noted, settings)
+    check()
+    if aside:
+        number = next(n for n in range(1, 10_000) if not Path(f"{folder}.{n}").exists())
+        folder.rename(f"{folder}.{number}")
+        print(f"the earlier run is kept in {folder}.{number}")
+    write_json(folder / "settings.json", settings)
     return folder
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "result.json").exists() or any(
+        (folder / phase / "last.ckpt").exists() for phase in _PHASES
+    )
+
+
+def _refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder whose run had other flags; where nothing tells its flags, take it."""
+    noted = folder / "settings.json"
+    try:
+        before = read_json(noted) if noted.exists() else None
+        if noted.exists() and not isinstance(before, dict):
+            raise ValueError(f"{noted} does not hold the flags of a run")
+    except ValueError as error:
+        raise FolderError(
+            f"{str(error).partition(': remove it')[0]}. If the run in {folder} had the flags of "
+            "this command, remove that file and give the command again, to go on with it; else "
+            "give --fresh to set it aside."
+        ) from error
+    if before is None and (folder / "result.json").exists():
+        result = read_result(folder / "result.json")
+        before = {"task": result["task"], **result["flags"]}
+    differing = [
+        f"--{key.replace('_', '-')} {before.get(key)} there, {settings.get(key)} here"
+        for key in sorted({*before, *settings} if before is not None else ())
+        if before is not None and before.get(key) != settings.get(key) and key not in _ELSEWHERE
+    ]
+    if differing:
+        raise FolderError(
+            f"{folder} holds a run with other flags ({'; '.join(differing)}). Give the same "
+            "flags to go on with it, another --out, or --fresh to set it aside."
+        )
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read the result of a finished run.
+
+    Raises:
+        ValueError: it is not what a run leaves.
+    """
+    result: Any = read_json(path)
+    if (
+        not isinstance(result, dict)
+        or any(not isinstance(result.get(key), kind) for key, kind in _RESULT.items())
+        or not result["flags"].keys() >= _FLAGS
+        or not result["phases"]
+        or any(not set(numbers) >= _NUMBERS for numbers in result["phases"].values())
+    ):
+        raise ValueError(
+            f"{path} is not what a run leaves: numbers are missing. Remove it and give the "
+            "command of the run again, which measures its last checkpoint."
+        )
+    return result
 
 
 def settings_of(flags: Flags) -> dict[str, Any]:

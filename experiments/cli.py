@@ -1,14 +1,17 @@
 """The flags that every experiment has, and errors told in a line instead of a traceback."""
 
 import argparse
-import math
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from experiments.data import DataError
+from experiments.flag_types import amount, count, fraction, positive, rate, share
 
 PENALTIES = ("none", "l1", "l2", "elasticnet")
 EPILOG = """\
@@ -19,6 +22,14 @@ ends with the same weights. A finished run is not repeated: --fresh sets it asid
 
 class FolderError(RuntimeError):
     """A run's folder holds something else than the command expects; the message says what to do."""
+
+
+class DivergedError(RuntimeError):
+    """A loss or a weight is no longer finite; the message says what to do."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. Lightning answers both in its own way, but lets this pass."""
 
 
 class Flags(argparse.Namespace):
@@ -39,6 +50,7 @@ class Flags(argparse.Namespace):
     epochs: int
     penalty_lr: float | None
     dense_epochs: int
+    max_density: float
     debias_epochs: int
     debias_lr: float | None
     batch_size: int
@@ -104,7 +116,7 @@ def parser(
 
     group = made.add_argument_group("training")
     group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help=" ")
-    group.add_argument("--lr", type=amount, default=2e-3, help="at its peak; a cosine follows")
+    group.add_argument("--lr", type=rate, default=2e-3, help="at its peak; a cosine follows")
     group.add_argument(
         "--weight-decay", type=amount, default=0.0, help="the optimizer's own, on every parameter"
     )
@@ -121,9 +133,15 @@ def parser(
         "keeps the zeros that a vanishing lr, which cannot bring weights back to zero, would lose",
     )
     group.add_argument("--epochs", type=count, default=30, help="with the penalty")
-    group.add_argument("--penalty-lr", type=amount, help="peak lr there (default: --lr)")
+    group.add_argument("--penalty-lr", type=rate, help="peak lr there (default: --lr)")
     group.add_argument(
         "--dense-epochs", type=count, default=0, help="epochs without the penalty before them"
+    )
+    group.add_argument(
+        "--max-density",
+        type=share,
+        default=1.0,
+        help="before debiasing zero the smallest weights, until no larger share is nonzero",
     )
     group.add_argument(
         "--debias-epochs",
@@ -131,7 +149,7 @@ def parser(
         default=0,
         help="more epochs without the penalty, the zeros held: undoes the shrinkage",
     )
-    group.add_argument("--debias-lr", type=amount, help="peak lr there (default: --lr)")
+    group.add_argument("--debias-lr", type=rate, help="peak lr there (default: --lr)")
     group.add_argument("--batch-size", type=positive, default=128, help=" ")
     group.add_argument(
         "--shift", type=count, default=0, metavar="PIXELS", help="random shifts up to so far"
@@ -166,30 +184,70 @@ def parser(
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
     """Parse, and refuse combinations that would quietly do something else than they say."""
     flags = made.parse_args(argv, namespace=Flags())
-    if flags.penalty == "none" and (flags.strength or flags.l2):
-        made.error("--strength and --l2 do nothing under --penalty none: leave them out")
-    if flags.penalty != "none" and not flags.strength:
-        made.error(f"--penalty {flags.penalty} needs a --strength above 0, such as 1e-4")
-    if flags.l2 and flags.penalty != "elasticnet":
-        made.error("--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength")
-    if flags.penalty == "elasticnet" and not flags.l2:
-        made.error("--penalty elasticnet needs an --l2 above 0 (without one it is --penalty l1)")
-    if not flags.epochs:
-        made.error("--epochs must be at least 1")
-    if flags.penalty == "none" and (flags.debias_epochs or flags.dense_epochs):
-        made.error(
+    dense, elastic = flags.penalty == "none", flags.penalty == "elasticnet"
+    nothing = "do nothing under --penalty none: leave them out"
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    for refused, mend in (
+        (dense and (flags.strength or flags.l2), f"--strength and --l2 {nothing}"),
+        (
+            not dense and not flags.strength,
+            f"--penalty {flags.penalty} needs a --strength above 0, such as 1e-4",
+        ),
+        (
+            flags.l2 and not elastic,
+            "--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength",
+        ),
+        (elastic and not flags.l2, "--penalty elasticnet needs an --l2 above 0 (else it is l1)"),
+        (not flags.epochs, "--epochs must be at least 1"),
+        (
+            dense and (flags.debias_epochs or flags.dense_epochs),
             "--dense-epochs and --debias-epochs stand before and after epochs with a penalty; "
-            "under --penalty none give --epochs alone"
-        )
+            "under --penalty none give --epochs alone",
+        ),
+        (
+            dense and (flags.penalty_lr is not None or flags.final_lr),
+            f"--penalty-lr and --final-lr {nothing}",
+        ),
+        (
+            flags.debias_epochs and (flags.penalty == "l2" or flags.mode == "loss"),
+            "--debias-epochs holds exact zeros, and neither --penalty l2 nor --mode loss leaves "
+            "any: leave it out",
+        ),
+        (flags.debias_lr and not flags.debias_epochs, "--debias-lr needs --debias-epochs"),
+        (
+            flags.max_density < 1 and not flags.debias_epochs,
+            "--max-density acts before debiasing: give --debias-epochs too",
+        ),
+        (flags.limit == 1, "--limit must be at least 2: an image to train on, one to validate"),
+        (absent.get(flags.device), f"--device {flags.device}: torch finds none here; give cpu"),
+    ):
+        if refused:
+            made.error(mend)
     return flags
 
 
 def told(main: Callable[[], None]) -> None:
-    """Run a script; an error that the user can mend ends it with a message and status 1."""
+    """Run a script; an error that the user can mend ends it with a message and status 1.
+
+    Ctrl-C ends it with status 130 and SIGTERM with 143, as a shell would have it.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    ours = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, interrupt) for number in signals if ours}
     try:
         main()
-    except (OSError, ValueError, DataError, FolderError) as error:
+    except (OSError, ValueError, DataError, FolderError, DivergedError) as error:
         sys.exit(f"error: {error}")
+    except Interrupted as caught:
+        print("interrupted; give the same command again to go on", file=sys.stderr)
+        sys.exit(128 + int(caught.args[0]))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -199,35 +257,3 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
         if action.default is None or action.default is False or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
-
-
-def amount(text: str) -> float:
-    """A finite number of at least 0."""
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """A number of at least 0 and below 1."""
-    value = amount(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not below 1")
-    return value
-
-
-def count(text: str) -> int:
-    """An integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value

@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from experiments.artifacts import read_result
 from experiments.cli import told
 from experiments.published import BY_TASK
-from experiments.results import read_json, table, write_figure, write_text
+from experiments.results import table, write_figure, write_text
 from torchreg.plots import frontier
 
 # Flags that two runs of one setting may differ in.
@@ -31,15 +32,21 @@ class Row(NamedTuple):
     measured: Mapping[str, list[float]]
     """One number per seed: ``test_error``, ``val_error``, ``density``, ``seconds``."""
 
+    series: str
+    """What a picture calls this phase."""
+
+    last: bool
+    """No phase comes after it."""
+
 
 def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Read the results of runs, given by their folders.
+    """Read the results of runs, given by their folders; a folder given twice counts once.
 
     Raises:
-        ValueError: a folder without a finished run, or one given twice.
+        ValueError: a folder without a finished run.
     """
     runs = []
-    for path in dict.fromkeys(paths):
+    for path in {path.resolve(): path for path in reversed(paths)}.values():
         if not (path / "result.json").exists():
             raise ValueError(
                 f"{path} holds no result.json: "
@@ -49,53 +56,84 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
                     else "it is not the folder of a run."
                 )
             )
-        runs.append(read_json(path / "result.json"))
-    return runs
+        runs.append({**read_result(path / "result.json"), "folder": path})
+    return runs[::-1]
 
 
 def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Put runs together that differ in the seed alone; one row for each of their phases."""
+    """Put runs together that differ in the seed alone; one row for each of their phases.
+
+    Raises:
+        ValueError: two runs have the same settings and the same seed.
+    """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
         flags = {k: str(v) for k, v in sorted(run["flags"].items()) if k not in _SAME}
-        groups.setdefault((run["task"], *flags.items()), []).append(run)
-    rows = []
-    for members in groups.values():
-        phases = members[0]["phases"]
-        rows += [
-            Row(
-                _setting(members[0], runs),
-                phase,
-                len(members),
-                phases[phase]["weights"],
-                {
-                    key: [float(run["phases"][phase][key]) for run in members]
-                    for key in ("test_error", "val_error", "density", "seconds")
-                },
-            )
-            for phase in phases
-        ]
-    return rows
+        members = groups.setdefault((run["task"], *flags.items(), *run["phases"]), [])
+        for other in members:
+            if other["flags"]["seed"] == run["flags"]["seed"]:
+                raise ValueError(
+                    f"{other['folder']} and {run['folder']} have the same settings and the same "
+                    f"seed, {run['flags']['seed']}: together they would count as two seeds. Leave "
+                    "one out."
+                )
+        members.append(run)
+    firsts = [members[0] for members in groups.values()]
+    return [
+        Row(
+            _setting(members[0], firsts),
+            phase,
+            len(members),
+            numbers["weights"],
+            {
+                key: [float(run["phases"][phase][key]) for run in members]
+                for key in ("test_error", "val_error", "density", "seconds")
+            },
+            _series(members[0], phase, firsts),
+            phase == list(members[0]["phases"])[-1],
+        )
+        for members in groups.values()
+        for phase, numbers in members[0]["phases"].items()
+    ]
 
 
 def _setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    """Name a run by model and penalty, and by whatever else is not the same in all runs."""
+    """Name a run by model and penalty, and by what it does not share with namesakes."""
     flags = run["flags"]
-    words = [flags["model"], flags["penalty"]]
+    alike = [other["flags"] for other in runs if _base(other, runs) == _base(run, runs)]
+    words = [
+        f"{key.replace('_', '-')} {'default' if value is None else value}"
+        for key in sorted({key for other in alike for key in other} - _SAME)
+        for value in [flags.get(key)]
+        if len({str(other.get(key)) for other in alike}) > 1
+    ]
+    return " ".join([_base(run, runs), *words])
+
+
+def _base(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    flags = run["flags"]
+    words = [run["task"]] * (len({other["task"] for other in runs}) > 1)
+    words += [flags["model"], flags["penalty"]]
     if flags["penalty"] != "none":
         words.append(f"{flags['strength']:g}")
         words += [f"+ {flags['l2']:g}"] * bool(flags["l2"])
         words += ["in the loss"] * (flags["mode"] == "loss")
-    told_already = {"model", "penalty", "strength", "l2", "mode"}
-    told_already |= {key for key in flags if key.endswith(("_epochs", "_lr"))}
-    # The epochs of both phases together: a dense run of the same budget has them in one.
-    for key, value in flags.items():
-        others = {str(other["flags"].get(key)) for other in runs}
-        if len(others) > 1 and key not in _SAME | told_already:
-            words.append(f"{key.replace('_', '-')} {value}")
-    if len({other["task"] for other in runs}) > 1:
-        words.insert(0, run["task"])
     return " ".join(words)
+
+
+def _series(run: Mapping[str, Any], phase: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """Name what a picture draws in one colour: a penalty of any strength."""
+    flags = run["flags"]
+    several = len({(other["task"], other["flags"]["model"]) for other in runs}) > 1
+    words = [f"{run['task']} {flags['model']}" if several else "torchreg"]
+    words += [
+        ("" if flags["penalty"] == "none" else f"{flags['penalty']} ")
+        + ("in the loss " if flags["mode"] == "loss" and flags["penalty"] != "none" else "")
+        + phase
+    ]
+    if limit := flags.get("limit"):
+        words.append(f"{limit} images")
+    return ", ".join(words)
 
 
 MEASURED = ("test_error", "val_error", "density")
@@ -142,31 +180,49 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def draw(rows: Sequence[Row], published: Mapping[str, list[tuple[float, float]]]) -> Any:
-    """Accuracy against sparsity: our means after the last phase, and published points."""
-    ours: dict[str, list[tuple[float, float]]] = {}
-    for row, after in zip(rows, [*rows[1:], None], strict=True):
-        if after is None or after.setting != row.setting:
+def draw(
+    rows: Sequence[Row], published: Mapping[str, list[tuple[float, float]]]
+) -> tuple[Any, list[str]]:
+    """Accuracy against sparsity: our means after the last phase, and published points.
+
+    Returns:
+        The figure, and the names of the series for which it had no room.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.last:
             point = (1 - mean(row.measured["density"]), 1 - mean(row.measured["test_error"]))
-            ours.setdefault(f"torchreg, {row.phase}", []).append(point)
-    # A picture tells eight series apart; published ones fill what ours leave.
-    series = {**ours, **dict(list(published.items())[: 8 - len(ours)])}
-    return frontier(series, measure="test accuracy")
+            series.setdefault(row.series, []).append(point)
+    series |= published
+    names = list(series)  # ours first; a picture tells eight apart
+    return frontier({n: series[n] for n in names[:8]}, measure="test accuracy"), names[8:]
 
 
 def compare(paths: Sequence[Path], out: Path | None) -> str:
-    """Make the table; with ``out``, leave it and the picture there too."""
+    """Make the table; with ``out``, leave it and the picture there too.
+
+    Returns:
+        The table, and below it what the picture leaves out.
+    """
     runs = read_runs(paths)
     rows = collect(runs)
     text = table(HEADER, cells(rows))
-    if out is not None:
-        tasks = {(run["task"], run["flags"]["model"]) for run in runs}
-        published = BY_TASK.get(next(iter(tasks)), {}) if len(tasks) == 1 else {}
-        write_text(out / "table.txt", text + "\n")
-        write_text(out / "table.md", table(HEADER, cells(rows), markdown=True) + "\n")
-        write_text(out / "table.csv", as_csv(rows))
-        write_figure(out / "accuracy-sparsity.png", draw(rows, published))
-    return text
+    if out is None:
+        return text
+    tasks = {(run["task"], run["flags"]["model"]) for run in runs}
+    published = BY_TASK.get(next(iter(tasks)), {}) if len(tasks) == 1 else {}
+    notes = []
+    if published and any(run["flags"].get("limit") for run in runs):
+        published = {}
+        notes.append("not drawn: published numbers, which are of all images; a run has --limit")
+    figure, left = draw(rows, published)
+    if left:
+        notes.append(f"not drawn, since a picture tells eight series apart: {'; '.join(left)}")
+    write_text(out / "table.txt", text + "\n")
+    write_text(out / "table.md", table(HEADER, cells(rows), markdown=True) + "\n")
+    write_text(out / "table.csv", as_csv(rows))
+    write_figure(out / "accuracy-sparsity.png", figure)
+    return "\n".join([text, *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -127,5 +127,7 @@ def make_optimizer(model: nn.Module, flags: Flags, lr: float) -> Optimizer:
     """The optimizer that the flags name, in torch's fused form: one pass over the weights."""
     options: dict[str, Any] = {"lr": lr, "weight_decay": flags.weight_decay, "fused": True}
     if flags.optimizer == "sgd":
-        return SGD(model.parameters(), momentum=0.9, nesterov=True, **options)
-    return (AdamW if flags.optimizer == "adamw" else Adam)(model.parameters(), **options)
+        nesterov = flags.momentum > 0
+        return SGD(model.parameters(), momentum=flags.momentum, nesterov=nesterov, **options)
+    kind = AdamW if flags.optimizer == "adamw" else Adam
+    return kind(model.parameters(), betas=(flags.momentum, 0.999), **options)

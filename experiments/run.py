@@ -9,8 +9,10 @@ from experiments import artifacts
 from experiments.cli import Flags
 from experiments.data import Batches, read
 from experiments.pictures import draw
-from experiments.results import read_json
 from experiments.training import Phase, Task, limited, quietly, train
+
+# Paths of this machine, which settings.json keeps and a result does not.
+_PLACES = {"data_dir", "out"}
 
 
 def run(task: Task, flags: Flags) -> dict[str, Any]:
@@ -23,13 +25,17 @@ def run(task: Task, flags: Flags) -> dict[str, Any]:
 
     Raises:
         FolderError: the folder holds a run with other flags, or a damaged checkpoint.
+        DivergedError: a loss or a weight is not finite.
         DataError: the data is missing or damaged.
         OSError: something could not be written; the checkpoints before it are whole.
     """
-    folder = artifacts.claim(task.name, flags)
+    # The data is read before an earlier run is set aside, or a folder made.
+    folder = artifacts.claim(
+        task.name, flags, lambda: read(task.source, flags.data_dir, train=True)
+    )
     finished = folder / "result.json"
     if finished.exists():
-        result: dict[str, Any] = read_json(finished)
+        result = artifacts.read_result(finished)
         print(f"{folder} is finished (--fresh would set it aside and run again):")
         print(artifacts.summary(result))
         return result
@@ -42,7 +48,7 @@ def run(task: Task, flags: Flags) -> dict[str, Any]:
     rows = [row for phase in phases for row in phase.module.rows]
     result = {
         "task": task.name,
-        "flags": artifacts.settings_of(flags),
+        "flags": {k: v for k, v in artifacts.settings_of(flags).items() if k not in _PLACES},
         "phases": {name: numbers for name, (numbers, _) in measured.items()},
         "seconds": sum(row["seconds"] for row in rows),
         "test_images": len(test),

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from experiments import cifar10, cli, mnist
 from experiments.artifacts import settings_of
+from experiments.flag_types import amount, positive
 from experiments.results import read_json, table, write_figure, write_json, write_text
 from experiments.training import Task, plan, train
 from torchreg import plots
@@ -138,7 +139,7 @@ def sweep(
             bar.set_postfix_str(f"strength {trial.params['strength']:.2e}")
             try:
                 measure(task, flags, trial, score, folder)
-            except optuna.TrialPruned:
+            except (optuna.TrialPruned, cli.DivergedError):
                 study.tell(trial, state=TrialState.PRUNED)
             except BaseException:  # Ctrl-C too: hand the strength back, then stop
                 _return(study, study.get_trials()[trial.number])
@@ -156,7 +157,7 @@ def report(trials: Sequence[FrozenTrial], max_density: float) -> tuple[str, Froz
     best = max(feasible, key=lambda t: float(t.user_attrs["row"]["val_accuracy"]), default=None)
     rows = []
     for trial in sorted(trials, key=lambda t: float(t.params["strength"])):
-        row = trial.user_attrs["row"]
+        row = trial.user_attrs.get("row", {"val_accuracy": 0.0, "density": 1.0})  # diverged at once
         told = "pruned" if trial.state is TrialState.PRUNED else "chosen" if trial is best else ""
         accuracy, density = f"{row['val_accuracy']:.2%}", f"{row['density']:.2%}"
         rows.append([f"{trial.params['strength']:.3e}", accuracy, density, told])
@@ -172,10 +173,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("script", choices=SCRIPTS, help="the experiment to sweep")
-    made.add_argument("--max-density", type=cli.amount, default=0.15, help="of the weights")
-    made.add_argument("--low", type=cli.amount, default=1e-6, help="the weakest strength")
-    made.add_argument("--high", type=cli.amount, default=1e-3, help="the strongest strength")
-    made.add_argument("--trials", type=cli.positive, default=12, help="in all, of all workers")
+    made.add_argument("--max-density", type=amount, default=0.15, help="of the weights")
+    made.add_argument("--low", type=amount, default=1e-6, help="the weakest strength")
+    made.add_argument("--high", type=amount, default=1e-3, help="the strongest strength")
+    made.add_argument("--trials", type=positive, default=12, help="in all, of all workers")
     made.add_argument("--study", type=Path, help="its folder (default: runs/sweep-SCRIPT)")
     ours, rest = made.parse_known_args(argv)
     if not 0 < ours.low < ours.high:

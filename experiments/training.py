@@ -6,8 +6,9 @@ schedule and checkpoints of its own, so a run resumes inside either.
 """
 
 import logging
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import nn
+from torch import Tensor, nn
 
 import torchreg as tr
 from experiments.artifacts import WholeCheckpoints
-from experiments.cli import Flags
+from experiments.cli import DivergedError, Flags
 from experiments.data import Batches, Images, Source, hold_out, read
 from experiments.modules import Classifier, SparseClassifier
 from torchreg.lightning import SparsityMonitor
@@ -42,20 +43,39 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class Rows(pl.Callback):
-    """Note each epoch in a row, say it in a line, and report it."""
+    """Note each epoch in a row, say it in a line, and report it; stop when it diverged."""
 
     def __init__(self, phase: str, report: Report | None, *, quiet: bool) -> None:
         self.phase, self.report, self.quiet = phase, report, quiet
         self.start = 0.0
+        self.loss: float | Tensor = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the clock."""
-        self.start = perf_counter()
+        self.start, self.loss = perf_counter(), 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Add up the loss on its device, without waiting for it."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if loss is not None:
+            self.loss = self.loss + loss.detach()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the checkpoint is written, so that it holds the row of its own epoch."""
         assert isinstance(pl_module, Classifier)
         got = trainer.callback_metrics
+        numbers = {"validation loss": got["val/loss"], "training loss": self.loss}
+        numbers |= {f"sum of |{k}|": w.abs().sum() for k, w in pl_module.model.named_parameters()}
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise diverged(self.phase, trainer.current_epoch + 1, f"{name} is {number:g}")
         zeros = tr.sparsity(tr.select(pl_module.model, pl_module.flags.where))
         row = {
             "phase": self.phase,
@@ -75,6 +95,15 @@ class Rows(pl.Callback):
             )
         if self.report is not None:
             self.report(row)
+
+
+def diverged(phase: str, epoch: int, found: str) -> DivergedError:
+    """The error of an epoch whose numbers are not finite, raised before it is kept."""
+    own = {"penalised": " (or --penalty-lr)", "debiased": " (or --debias-lr)"}.get(phase, "")
+    return DivergedError(
+        f"training diverged in epoch {epoch} of the {phase} weights (the {found}). Give a lower "
+        f"--lr{own}, and --fresh, which sets the epochs before aside."
+    )
 
 
 @dataclass(frozen=True)
@@ -125,11 +154,18 @@ def train(
     pl.seed_everything(flags.seed, verbose=False)
     images = limited(read(task.source, flags.data_dir, train=True), flags)
     fitted, held_out = hold_out(images, min(flags.validation, len(images) // 2), flags.seed)
+    if len(held_out) < flags.validation and not quiet:
+        print(
+            f"only {len(held_out)} of the {len(images)} training images are held out for "
+            f"validation, not {flags.validation}: half of them at most"
+        )
     model = task.model(task.source.classes).to(memory_format=torch.channels_last)
     phases: list[Phase] = []
     for name, epochs, lr, final_lr in plan(flags):
         options: dict[str, Any] = {"lr": lr, "final_lr": final_lr, "epochs": epochs}
         held = name == "debiased"
+        if held and flags.max_density < 1:
+            keep_largest(tr.select(model, flags.where), flags.max_density)
         module = (
             Classifier(model, task.source.classes, flags, **options)
             if name == "dense"
@@ -160,8 +196,24 @@ def train(
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
+        if not math.isfinite(module.rows[-1]["val_loss"]):  # kept by an earlier version
+            raise diverged(name, epochs, "validation loss is not finite")
         phases.append(Phase(name, module, trainer, place))
     return phases
+
+
+@torch.no_grad()
+def keep_largest(weights: Mapping[str, Tensor], density: float) -> None:
+    """Zero all but the largest weights, in place, until at most a share of them is nonzero.
+
+    Mini-batch noise keeps lifting weights off zero by small amounts, which the penalty cannot
+    bring back once the lr has vanished.
+    """
+    sizes = torch.cat([w.abs().flatten() for w in weights.values()])
+    kept = min(int(density * sizes.numel()), sizes.numel() - 1)
+    threshold = sizes.sort(descending=True).values[kept]
+    for w in weights.values():
+        w.masked_fill_(w.abs() <= threshold, 0.0)
 
 
 def plan(flags: Flags) -> list[tuple[str, int, float, float]]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import cifar10, cli, compare, mnist
 
@@ -19,13 +20,24 @@ from experiments import cifar10, cli, compare, mnist
         ("--strength 1e-3 --l2 1e-3", "--l2 belongs to --penalty elasticnet"),
         ("--penalty elasticnet --strength 1e-3", "needs an --l2 above 0"),
         ("--strength 1e-3 --epochs 0", "--epochs must be at least 1"),
-        ("--penalty none --debias-epochs 3", "no zeros to hold"),
+        ("--penalty none --debias-epochs 3", "under --penalty none give --epochs alone"),
+        ("--penalty none --penalty-lr 1e-3", "leave them out"),
+        ("--penalty none --final-lr 0.1", "leave them out"),
+        ("--strength 1e-3 --debias-lr 1e-3", "--debias-lr needs --debias-epochs"),
+        ("--strength 1e-3 --penalty l2 --debias-epochs 1", "leaves any: leave it out"),
+        ("--strength 1e-3 --mode loss --debias-epochs 1", "leaves any: leave it out"),
+        ("--strength 1e-3 --lr 0", "0 is not above 0"),
+        ("--strength 1e-3 --limit 1", "--limit must be at least 2"),
+        ("--strength 1e-3 --device cuda", "--device cuda: torch finds none here"),
         ("--strength 1e-3 --batch-size 0", "0 is below 1"),
         ("--strength 1e-3 --seed -1", "-1 is below 0"),
         ("--strength 1e-3 --sede 1", "unrecognized arguments: --sede"),
     ],
 )
-def test_wrong_flags(flags: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags(
+    flags: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as caught:
         mnist.parse(flags.split())
     assert caught.value.code == 2
@@ -53,6 +65,12 @@ def test_a_missing_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     places = ["--data-dir", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=r"error: could not read CIFAR100"):
         cli.told(lambda: cifar10.main(["--cifar100", "--penalty", "none", *places]))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"error: could not read CIFAR100"):
+        cli.told(lambda: cifar10.main(["--cifar100", "--penalty", "none", "--fresh", *places]))
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["result.json"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

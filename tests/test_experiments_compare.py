@@ -72,6 +72,53 @@ def test_other_differences_are_named(tmp_path: Path) -> None:
     assert "lr 0.002" in text
 
 
+def test_runs_that_differ_in_a_phase_are_told_apart(tmp_path: Path) -> None:
+    sparse = ("--strength", "1e-4", "--debias-epochs")
+    runs = [
+        write_run(tmp_path / n, *sparse, n, errors={"penalised": 0.02, "debiased": 0.01})
+        for n in ("1", "2")
+    ]
+    rows = compare.collect(compare.read_runs(runs))
+    assert [row.setting for row in rows[::2]] == [
+        f"lenet-300-100 l1 0.0001 debias-epochs {n}" for n in (1, 2)
+    ]
+    assert [row.last for row in rows] == [False, True] * 2
+    cifar = write_run(tmp_path / "c", "--penalty", "none", "--lr", "1", errors={"dense": 0.1})
+    result = json.loads((cifar / "result.json").read_text())
+    (cifar / "result.json").write_text(json.dumps({**result, "task": "cifar10"}))
+    rows = compare.collect(compare.read_runs([runs[0], cifar]))
+    assert [row.setting for row in rows[1:]] == [
+        "mnist lenet-300-100 l1 0.0001",
+        "cifar10 lenet-300-100 none",
+    ]
+
+
+def test_no_seed_counts_twice(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", "--strength", "1e-4", errors={"penalised": 0.02})
+    (row,) = compare.collect(compare.read_runs([one, tmp_path / "one" / ".." / "one"]))
+    assert row.seeds == 1
+    two = write_run(tmp_path / "two", "--strength", "1e-4", errors={"penalised": 0.02})
+    with pytest.raises(ValueError, match="same seed, 0: together they would count as two"):
+        compare.compare([one, two], None)
+
+
+def test_the_picture_says_what_it_leaves_out(tmp_path: Path) -> None:
+    names = {"--penalty=l1": "l1", "--mode=loss": "loss", "--penalty=l2": "l2"}
+    runs = [
+        write_run(tmp_path / name, "--strength=1e-4", flag, errors={"penalised": 0.02}, density=0.5)
+        for flag, name in names.items()
+    ]
+    rows = compare.collect(compare.read_runs(runs))
+    assert [row.series for row in rows] == [
+        "torchreg, l1 penalised",
+        "torchreg, l1 in the loss penalised",
+        "torchreg, l2 penalised",
+    ]
+    assert "eight series apart: sparse momentum (2019)" in compare.compare(runs, tmp_path / "out")
+    short = write_run(tmp_path / "s", "--penalty=none", "--limit=9", errors={"dense": 0.1})
+    assert "a run has --limit" in compare.compare([short], tmp_path / "out")
+
+
 def test_unfinished_and_strange_folders(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is not the folder of a run"):
         cli.told(lambda: compare.main([str(tmp_path)]))
@@ -80,6 +127,9 @@ def test_unfinished_and_strange_folders(tmp_path: Path) -> None:
         cli.told(lambda: compare.main([str(tmp_path)]))
     (tmp_path / "result.json").write_text('{"task": ')
     with pytest.raises(SystemExit, match="is not readable JSON"):
+        cli.told(lambda: compare.main([str(tmp_path)]))
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(SystemExit, match="is not what a run leaves"):
         cli.told(lambda: compare.main([str(tmp_path)]))
 
 

@@ -93,6 +93,7 @@ def test_a_run_leaves_its_numbers(
     assert debiased["test_error"] == pytest.approx(1 - debiased["test_accuracy"])
     assert (penalised["epochs"], debiased["epochs"]) == (3, 2)
     assert result["flags"]["strength"] == 1e-3
+    assert not {"data_dir", "out"} & result["flags"].keys()
     assert result["test_images"] == 100
     assert set(result["versions"]) >= {"torch", "lightning", "torchvision"}
     weights = [w for k, w in state(out)["state_dict"].items() if k.endswith("weight")]
@@ -139,14 +140,22 @@ def test_every_choice_runs(data: Path, tmp_path: Path, flags: str, phase: str, z
     assert (numbers(out)["phases"][phase]["density"] < 1) == zeros
 
 
-@pytest.mark.parametrize("line", ["penalised  epoch   2", "debiased   epoch   1"])
+@pytest.mark.parametrize(
+    ("line", "number", "status"),
+    [
+        ("penalised  epoch   2", signal.SIGKILL, -signal.SIGKILL),
+        ("debiased   epoch   1", signal.SIGTERM, 143),
+        ("penalised  epoch   1", signal.SIGINT, 130),
+    ],
+)
 def test_a_killed_run_goes_on_and_equals_one_that_was_not(
-    data: Path, whole: Path, tmp_path: Path, line: str
+    data: Path, whole: Path, tmp_path: Path, line: str, number: signal.Signals, status: int
 ) -> None:
     out = tmp_path / "killed"
     with subprocess.Popen(
         [sys.executable, "-m", "experiments.mnist", *command(data, out)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -154,9 +163,12 @@ def test_a_killed_run_goes_on_and_equals_one_that_was_not(
         assert process.stdout is not None
         for told in process.stdout:
             if told.startswith(line):
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(number)
                 break
-    assert process.returncode == -signal.SIGKILL
+        said = process.communicate()[1]
+    assert process.returncode == status
+    if number != signal.SIGKILL:
+        assert said == "interrupted; give the same command again to go on\n"
     assert not (out / "result.json").exists()
     main(data, out)
     assert_same_run(out, whole)
@@ -205,6 +217,13 @@ def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
             main(data, out)
         assert "best.ckpt" in str(caught.value)
         assert last.read_bytes() == damaged
+    torch.save({"weights": torch.zeros(3)}, last)
+    with pytest.raises(SystemExit, match="no checkpoint of these scripts"):
+        main(data, out)
+    at = len(whole) // 2
+    last.write_bytes(whole[:at] + bytes(8 * [255]) + whole[at + 8 :])
+    with pytest.raises(SystemExit, match=r"in it is damaged|Bad CRC"):
+        main(data, out)
     last.unlink()  # what the message says
     main(data, out)
     assert (out / "result.json").exists()

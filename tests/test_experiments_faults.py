@@ -1,0 +1,48 @@
+"""What goes wrong in a run is said when it happens, with the way on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_experiments_run import data, main
+
+__all__ = ["data"]
+
+
+def test_damaged_settings_are_mended_as_the_message_says(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = "--strength 1e-3 --epochs 1 --batch-size 50"
+    main(data, out, flags)
+    settings = out / "settings.json"
+    before = settings.read_text()
+    settings.write_text(before[:40])
+    with pytest.raises(SystemExit, match="remove that file and give the command again"):
+        main(data, out, flags)
+    settings.unlink()
+    with pytest.raises(SystemExit, match="--epochs 1 there, 2 here"):
+        main(data, out, flags.replace("--epochs 1", "--epochs 2"))
+    main(data, out, flags)
+    assert settings.read_text() == before
+
+
+@pytest.mark.parametrize("flags", ["--lr 1e30", "--optimizer sgd --lr 1e6"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_diverged_run_stops_and_keeps_no_such_epoch(
+    data: Path, tmp_path: Path, flags: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=r"diverged in epoch . of .*lower --lr.*--fresh"):
+        main(data, out, f"--strength 1e-3 --epochs 4 --batch-size 50 {flags}")
+    assert not (out / "result.json").exists()
+    if (last := out / "penalised" / "last.ckpt").exists():
+        weights = torch.load(last, weights_only=True)["state_dict"].values()
+        assert all(w.isfinite().all() for w in weights)
+    main(data, out, "--strength 1e-3 --epochs 1 --batch-size 50 --fresh")
+
+
+def test_a_cut_validation_split_is_said(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(data, tmp_path / "run", "--penalty none --epochs 1 --limit 60")
+    assert "only 30 of the 60 training images are held out" in capsys.readouterr().out
