@@ -1,6 +1,5 @@
 """From finished runs to a choice, a table, JSON and pictures."""
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -69,8 +68,8 @@ def write(runs: Sequence[Run], folder: Path, out: Path) -> str:
     results.write_text(out / "table.md", markdown)
     results.write_json(out / "results.json", _numbers(runs, chosen))
     pictures = draw(runs, chosen, folder, train)
-    for name, content in pictures.items():
-        results.write_bytes(out / name, content)
+    for name, figure in pictures.items():
+        results.write_figure(out / name, figure)
     names = ", ".join(["table.txt", "table.md", "results.json", *pictures])
     return f"\n{text}\nWritten to {out}: {names}"
 
@@ -87,8 +86,8 @@ def evaluate(runs: Sequence[Run], folder: Path, test: Split) -> list[Chosen]:
 
 def draw(
     runs: Sequence[Run], chosen: Sequence[Chosen], folder: Path, train: Split
-) -> dict[str, bytes]:
-    """The four pictures as PNG, by file name."""
+) -> dict[str, Any]:
+    """The four pictures, matplotlib figures, by file name."""
     names = list(METHODS)
     models = {name: training.trained(c.run, folder) for name, c in zip(names, chosen, strict=True)}
     weights: dict[str, Tensor] = {
@@ -98,7 +97,7 @@ def draw(
     mapped = ("no penalty", "L1 in the loss", "proximal L1")
     first = {name: models[name].get_parameter("0.weight") for name in mapped}
     grid = {name: [run for run in runs if run.settings.method == name] for name in names}
-    figures = {
+    return {
         "accuracy_sparsity.png": plots.frontier(
             {name: [(run.exact, run.validation) for run in one] for name, one in grid.items()},
             chosen={
@@ -116,12 +115,6 @@ def draw(
             measure="training cross-entropy (log scale)",
         ),
     }
-    drawn = {}
-    for name, figure in figures.items():
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        drawn[name] = content.getvalue()
-    return drawn
 
 
 def _table(chosen: Sequence[Chosen]) -> tuple[list[str], list[list[str]]]:

@@ -62,14 +62,9 @@ def run(
     x_train, x_test = textbook.standardise(x[train], x[test])
     rows = []
     for name, penalty_of in textbook.penalties(l1_ratio).items():
-        errors = textbook.cross_validate(
+        strength, errors, fit = textbook.fit_best(
             x[train], y[train], LOSS, penalty_of, STRENGTHS, inside, steps=steps, name=name
         )
-        strength = STRENGTHS[int(np.argmin(errors))]
-        fit = textbook.solve(
-            x_train, y[train], LOSS, penalty_of(strength), steps=steps,
-            name=textbook.at(name, strength),
-        )  # fmt: skip
         theirs = reference(name, strength, l1_ratio, len(train))
         theirs.fit(x_train.numpy(), y[train, 0].numpy())
         with torch.no_grad():

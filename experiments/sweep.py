@@ -13,6 +13,7 @@ import os
 import shlex
 import socket
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,9 @@ def measure(task: Task, flags: cli.Flags, trial: Trial, score: Score, folder: Pa
     Raises:
         optuna.TrialPruned: it is worse than three in four trials at the same epoch.
     """
-    before = {
-        name: sum(epochs for _, epochs, *_ in plan(flags)[:i])
-        for i, (name, *_) in enumerate(plan(flags))
-    }
+    phases = plan(flags)
+    ends = accumulate(epochs for _, epochs, *_ in phases)
+    before = {name: end - epochs for (name, epochs, *_), end in zip(phases, ends, strict=True)}
 
     def report(row: dict[str, Any]) -> None:
         trial.set_user_attr("row", {key: row[key] for key in ("val_accuracy", "density")})

@@ -167,6 +167,31 @@ def cross_validate(
     return [float(error) / count for error in errors]
 
 
+def fit_best(
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    penalty_of: Callable[[float], tr.Penalty],
+    strengths: Sequence[float],
+    folds: Iterable[tuple[Any, Any]],
+    *,
+    steps: int,
+    name: str,
+) -> tuple[float, list[float], Fit]:
+    """Choose the strength of the least held-out loss, and solve with it on all of x.
+
+    Arguments and errors are those of :func:`cross_validate` and :func:`solve`.
+
+    Returns:
+        The strength, the held-out loss at each strength, the solution on standardised x.
+    """
+    errors = cross_validate(x, y, loss, penalty_of, strengths, folds, steps=steps, name=name)
+    strength = min(zip(errors, strengths, strict=True), key=lambda pair: pair[0])[1]
+    x_train, _ = standardise(x, x)
+    fit = solve(x_train, y, loss, penalty_of(strength), steps=steps, name=at(name, strength))
+    return strength, errors, fit
+
+
 def standardised_folds(
     x: Tensor, y: Tensor, folds: Iterable[tuple[Any, Any]]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
