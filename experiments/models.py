@@ -78,11 +78,11 @@ class VGG(nn.Sequential):
 
 
 def small_vgg(classes: int = 10) -> VGG:
-    """A VGG that a CPU trains in minutes: 390,496 weights for ten classes.
+    """A VGG that a CPU trains in minutes: 980,320 weights for ten classes.
 
-    One convolution per resolution: half of the time of a CPU goes into the first two.
+    One convolution per resolution but the last: half of the time of a CPU goes into the first two.
     """
-    return VGG([(32,), (64,), (128,), (256,)], classes)
+    return VGG([(32,), (64,), (128,), (256, 256)], classes)
 
 
 def vgg16_bn(classes: int = 10) -> VGG:

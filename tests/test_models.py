@@ -8,7 +8,7 @@ from experiments.models import weights
 COUNTS = {
     "lenet-300-100": 266_200,
     "lenet-5-caffe": 430_500,
-    "small-vgg": 390_496,
+    "small-vgg": 980_320,
     "resnet18": 11_164_352,
     "resnet56": 848_944,
     "vgg16-bn": 14_715_584,
