@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 import torchreg as tr
 from experiments.cli import Flags, FolderError
+from experiments.lock import alone_in
 from experiments.results import read_json, table, write_bytes, write_json, write_text
 
 # Flags that may differ when a run goes on: they name places, or this very call.
@@ -83,7 +84,8 @@ def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -
         The folder; it holds ``result.json`` already where the run is finished.
 
     Raises:
-        FolderError: the folder belongs to a run with other flags, or to no run.
+        FolderError: the folder belongs to a run with other flags, to no run, or is to be set aside
+            while another process is at work in it.
     """
     name = f"{task}-{flags.model}-{flags.penalty}"
     if flags.penalty != "none":
@@ -110,7 +112,8 @@ def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -
     check()
     if aside:
         number = next(n for n in range(1, 10_000) if not Path(f"{folder}.{n}").exists())
-        folder.rename(f"{folder}.{number}")
+        with alone_in(folder):
+            folder.rename(f"{folder}.{number}")
         print(f"the earlier run is kept in {folder}.{number}")
     write_json(folder / "settings.json", settings)
     return folder

@@ -1,5 +1,6 @@
 """One run from its flags to its numbers: claim the folder, train, test once, write, draw."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +9,7 @@ import torchreg as tr
 from experiments import artifacts
 from experiments.cli import Flags
 from experiments.data import Batches, read
+from experiments.lock import alone_in
 from experiments.pictures import draw
 from experiments.training import Phase, Task, limited, quietly, train
 
@@ -24,7 +26,8 @@ def run(task: Task, flags: Flags) -> dict[str, Any]:
         The content of ``result.json``.
 
     Raises:
-        FolderError: the folder holds a run with other flags, or a damaged checkpoint.
+        FolderError: the folder holds a run with other flags, a damaged checkpoint, or another
+            process at work.
         DivergedError: a loss or a weight is not finite.
         DataError: the data is missing or damaged.
         OSError: something could not be written; the checkpoints before it are whole.
@@ -33,6 +36,11 @@ def run(task: Task, flags: Flags) -> dict[str, Any]:
     folder = artifacts.claim(
         task.name, flags, lambda: read(task.source, flags.data_dir, train=True)
     )
+    with alone_in(folder):
+        return _run(task, flags, folder)
+
+
+def _run(task: Task, flags: Flags, folder: Path) -> dict[str, Any]:
     finished = folder / "result.json"
     if finished.exists():
         result = artifacts.read_result(finished)

@@ -1,5 +1,7 @@
 """What goes wrong in a run is said when it happens, with the way on."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,27 @@ def test_a_cut_validation_split_is_said(
 ) -> None:
     main(data, tmp_path / "run", "--penalty none --epochs 1 --limit 60")
     assert "only 30 of the 60 training images are held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", ["", " --fresh"])
+def test_a_folder_in_use_is_left_to_the_process_that_uses_it(
+    data: Path, tmp_path: Path, flags: str
+) -> None:
+    out = tmp_path / "run"
+    main(data, out, "--strength 1e-3 --epochs 1 --batch-size 50")
+    before = sorted(out.iterdir())
+    holds = "import sys; from experiments.lock import alone_in\nfrom pathlib import Path\n"
+    holds += "with alone_in(Path(sys.argv[1])): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SystemExit, match="another process is at work in"):
+            main(data, out, f"--strength 1e-3 --epochs 1 --batch-size 50{flags}")
+        other.kill()
+    assert sorted(out.iterdir()) == before
+    main(data, out, f"--strength 1e-3 --epochs 1 --batch-size 50{flags}")
