@@ -9,7 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchreg import L1, L2, ElasticNet, Penalty
+from torchreg import (
+    L0,
+    L1,
+    L2,
+    MCP,
+    SCAD,
+    ElasticNet,
+    GroupL0,
+    GroupLasso,
+    GroupMCP,
+    LHalf,
+    LogSum,
+    Penalty,
+    SparseGroupLasso,
+    WeightedL1,
+    rows,
+)
 
 
 @dataclass(frozen=True)
@@ -20,10 +36,16 @@ class Case:
     make: Callable[[float], Penalty]
     convex: bool = True
     separable: bool = True  # a sum over single weights
-    zeroes: bool = True  # a finite strength makes zero stationary
+    zeroes: bool = True  # zero is stationary from a strength on that depends on the gradient
+    quadratic: bool = True  # in pieces, with a finite slope at zero
 
     def __str__(self) -> str:
         return self.name
+
+
+def rows_or_all(w: Tensor) -> Tensor:
+    """The rows of a matrix; of a vector, one group, so that two weights are one too."""
+    return rows(w) if w.dim() > 1 else w.reshape(1, -1)
 
 
 CASES = [
@@ -31,6 +53,41 @@ CASES = [
     Case("L2", L2, zeroes=False),
     Case("ElasticNet-l2-half-of-l1", lambda strength: ElasticNet(strength, strength / 2)),
     Case("ElasticNet-l2-fourfold", lambda strength: ElasticNet(strength, 4 * strength)),
+    Case("WeightedL1", lambda strength: WeightedL1(strength, torch.tensor(2.0))),
+    Case("MCP", MCP, convex=False),
+    Case("MCP-steep", lambda strength: MCP(strength, concavity=0.5), convex=False),
+    Case("SCAD", SCAD, convex=False),
+    Case("SCAD-steep", lambda strength: SCAD(strength, concavity=1.5), convex=False),
+    Case("LogSum", lambda strength: LogSum(strength, width=1.0), convex=False, quadratic=False),
+    Case(
+        "LogSum-narrow",
+        lambda strength: LogSum(strength, width=0.05),
+        convex=False,
+        quadratic=False,
+    ),
+    Case("LHalf", LHalf, convex=False, zeroes=False, quadratic=False),
+    Case("L0", L0, convex=False, zeroes=False, quadratic=False),
+    Case("GroupLasso", lambda strength: GroupLasso(strength, rows_or_all), separable=False),
+    Case("SparseGroupLasso", lambda s: SparseGroupLasso(s, rows_or_all), separable=False),
+    Case(
+        "GroupMCP",
+        lambda strength: GroupMCP(strength, rows_or_all),
+        convex=False,
+        separable=False,
+    ),
+    Case(
+        "GroupMCP-steep",
+        lambda strength: GroupMCP(strength, rows_or_all, concavity=0.5),
+        convex=False,
+        separable=False,
+    ),
+    Case(
+        "GroupL0",
+        lambda strength: GroupL0(strength, rows_or_all),
+        convex=False,
+        separable=False,
+        zeroes=False,
+    ),
 ]
 
 STRENGTHS = [0.0, 0.5]

@@ -63,3 +63,41 @@ def elastic_net(w: Tensor, step: float | Tensor, l1: float, l2: float) -> Tensor
     """
     z = soft_threshold(w, step * l1) if l1 > 0 else w.clone()
     return ridge(z, step, l2) if l2 > 0 else z
+
+
+def slope(w: Tensor, l1: float, l2: float) -> float | Tensor:
+    """The size of the elastic net's gradient at a kept weight: ``l1 + 2 * l2 * |w|``.
+
+    Example:
+        >>> slope(torch.tensor([-3.0, 0.0]), l1=1.0, l2=0.5)
+        tensor([4., 1.])
+    """
+    return l1 + 2 * l2 * w.abs() if l2 > 0 else l1
+
+
+def soft_threshold_(w: Tensor, threshold: float | Tensor) -> Tensor:
+    """:func:`soft_threshold` in place: the same numbers, without a temporary for a float.
+
+    Example:
+        >>> soft_threshold_(torch.tensor([-3.0, -0.5, 1.5]), 1.0)
+        tensor([-2.0000,  0.0000,  0.5000])
+    """
+    if w.is_complex():
+        return w.copy_(soft_threshold(w, threshold))
+    if isinstance(threshold, Tensor):
+        return w.sub_(torch.clamp(w, -threshold, threshold))
+    largest = min(threshold, torch.finfo(w.dtype).max)
+    torch.ops.aten.softshrink.out(w, largest, out=w)
+    return w.add_(0.0)  # softshrink leaves -0.0 for negative weights
+
+
+def elastic_net_(w: Tensor, step: float | Tensor, l1: float, l2: float) -> Tensor:
+    """:func:`elastic_net` in place: the same numbers, without a temporary for a float.
+
+    Example:
+        >>> elastic_net_(torch.tensor([-3.0, 0.5]), step=1.0, l1=1.0, l2=0.5)
+        tensor([-1.,  0.])
+    """
+    if l1 > 0:
+        soft_threshold_(w, step * l1)
+    return w.div_(1 + 2 * l2 * step) if l2 > 0 else w

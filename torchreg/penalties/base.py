@@ -5,10 +5,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, Self, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor, nn
+
+from torchreg import distributed
 
 Weights = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
 
@@ -69,6 +71,14 @@ class Penalty(nn.Module, ABC):
     formula: str
     """The value as a formula, in this library's unit (L2 without a half)."""
 
+    elementwise: ClassVar[bool] = False
+    """Whether P is a sum over single weights and knows no shape: it may be handed any part."""
+
+    @property
+    def elastic_net(self) -> tuple[float, float] | None:
+        """``(l1, l2)`` where P is ``l1 * sum|w| + l2 * sum(w^2)``, which has a compiled prox."""
+        return None
+
     @property
     @abstractmethod
     def strength(self) -> float:
@@ -112,13 +122,42 @@ class Penalty(nn.Module, ABC):
         proximal optimizer uses it to tell a settled curvature estimate from an empty one.
         """
 
+    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """:meth:`prox` in place: w becomes the minimiser. The step is not changed.
+
+        This one goes through :meth:`prox`; a penalty overrides it to spare the temporaries.
+
+        Raises:
+            ValueError: what :meth:`prox` returns is shaped unlike w.
+        """
+        z = self.prox(w, step)
+        if z.shape != w.shape:
+            raise ValueError(
+                f"the prox of {type(self).__name__} is shaped {tuple(z.shape)}; expected "
+                f"{tuple(w.shape)}, as its argument is."
+            )
+        return w.copy_(z)
+
+    @torch.enable_grad()
+    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
+        """Add ``scale`` times one subgradient of P at w to grad, in place.
+
+        It is the one that :meth:`value` has under autograd, which is what this one goes
+        through; a penalty overrides it to spare the temporaries.
+        """
+        w = w.detach().requires_grad_()
+        value = self.value(w)
+        if value.requires_grad:  # else it is constant where it is finite
+            (found,) = torch.autograd.grad(value, w)
+            grad.add_(found, alpha=scale)
+
     def forward(self, weights: Weights) -> Tensor:
         """P summed over a tensor, a mapping of tensors (a selection) or an iterable of them.
 
         Warns:
             UserWarning: there is no tensor at all, so nothing is penalised.
         """
-        return total([self.value(w) for w in tensors(weights)], of=type(self).__name__)
+        return total([distributed.value(self, w) for w in tensors(weights)], of=type(self).__name__)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

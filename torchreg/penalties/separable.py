@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchreg import prox
+from torchreg.blocks import blocks
 from torchreg.penalties.base import Penalty, Strength, accumulation_dtype, as_strength, check_step
 
 
@@ -17,6 +18,15 @@ def _sum_squares(w: Tensor) -> Tensor:
     if w.is_complex():
         w = torch.view_as_real(w)
     return w.to(accumulation_dtype(w)).square().sum()  # squares overflow float16 above 255
+
+
+def _add_gradient_(w: Tensor, grad: Tensor, l1: float, l2: float) -> None:
+    """Add ``l1 * sign(w) + 2 * l2 * w``, with a sign of 0 at 0."""
+    for part, beside in blocks(w.detach(), {"grad": grad}):
+        if l1 > 0:
+            beside["grad"].add_(part.sgn(), alpha=l1)
+        if l2 > 0:
+            beside["grad"].add_(part, alpha=2 * l2)
 
 
 def _distance(w: Tensor, smooth: Tensor, l1: float) -> Tensor:
@@ -59,6 +69,7 @@ class L1(Penalty):
 
     formula = "l1*sum|w|"
     l1 = Strength()
+    elementwise = True
 
     def __init__(self, l1: float) -> None:
         super().__init__()
@@ -69,6 +80,11 @@ class L1(Penalty):
         """The l1."""
         return self.l1
 
+    @property
+    def elastic_net(self) -> tuple[float, float]:
+        """``(l1, 0)``."""
+        return self.l1, 0.0
+
     def value(self, w: Tensor) -> Tensor:
         """``l1 * sum|w|``; the modulus for complex w. The gradient at w = 0 is 0."""
         return self.l1 * _sum_abs(w)
@@ -77,6 +93,15 @@ class L1(Penalty):
         """``soft_threshold(w, step * l1)``."""
         check_step(w, step)
         return prox.elastic_net(w, step, self.l1, 0.0)
+
+    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """:meth:`prox` in place."""
+        check_step(w, step)
+        return prox.elastic_net_(w, step, self.l1, 0.0)
+
+    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
+        """``grad += scale * (l1 * sign(w))``."""
+        _add_gradient_(w, grad, scale * self.l1, 0.0)
 
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """``|grad + l1 * sign(w)|`` at kept weights, ``max(|grad| - l1, 0)`` at zeros."""
@@ -120,6 +145,7 @@ class L2(Penalty):
 
     formula = "l2*sum(w^2)"
     l2 = Strength()
+    elementwise = True
 
     def __init__(self, l2: float) -> None:
         super().__init__()
@@ -148,6 +174,11 @@ class L2(Penalty):
         """The l2."""
         return self.l2
 
+    @property
+    def elastic_net(self) -> tuple[float, float]:
+        """``(0, l2)``."""
+        return 0.0, self.l2
+
     def value(self, w: Tensor) -> Tensor:
         """``l2 * sum(w^2)``; the squared modulus for complex w."""
         return self.l2 * _sum_squares(w)
@@ -157,6 +188,15 @@ class L2(Penalty):
         check_step(w, step)
         return prox.elastic_net(w, step, 0.0, self.l2)
 
+    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """:meth:`prox` in place."""
+        check_step(w, step)
+        return prox.elastic_net_(w, step, 0.0, self.l2)
+
+    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
+        """``grad += scale * (2 * l2 * w)``."""
+        _add_gradient_(w, grad, 0.0, scale * self.l2)
+
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """``|grad + 2 * l2 * w|``."""
         return (grad + 2 * self.l2 * w).abs()
@@ -165,9 +205,9 @@ class L2(Penalty):
         """0 where the gradient vanishes, else infinite: no finite L2 makes zero stationary."""
         return float("inf") if _largest(grad) > 0 else 0.0
 
-    def slope(self, w: Tensor) -> Tensor:
+    def slope(self, w: Tensor) -> Tensor | float:
         """``2 * l2 * |w|``."""
-        return 2 * self.l2 * w.abs()
+        return prox.slope(w, 0.0, self.l2)
 
     def extra_repr(self) -> str:
         """Show the strength as the constructor takes it."""
@@ -200,6 +240,7 @@ class ElasticNet(Penalty):
     formula = "l1*sum|w| + l2*sum(w^2)"
     l1 = Strength()
     l2 = Strength()
+    elementwise = True
 
     def __init__(self, l1: float, l2: float) -> None:
         super().__init__()
@@ -247,6 +288,11 @@ class ElasticNet(Penalty):
         """The l1, or the l2 where l1 is 0."""
         return self.l1 if self.l1 > 0 else self.l2
 
+    @property
+    def elastic_net(self) -> tuple[float, float]:
+        """``(l1, l2)``."""
+        return self.l1, self.l2
+
     def value(self, w: Tensor) -> Tensor:
         """``l1 * sum|w| + l2 * sum(w^2)``."""
         return self.l1 * _sum_abs(w) + self.l2 * _sum_squares(w)
@@ -255,6 +301,15 @@ class ElasticNet(Penalty):
         """``soft_threshold(w, step * l1) / (1 + 2 * step * l2)``."""
         check_step(w, step)
         return prox.elastic_net(w, step, self.l1, self.l2)
+
+    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """:meth:`prox` in place."""
+        check_step(w, step)
+        return prox.elastic_net_(w, step, self.l1, self.l2)
+
+    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
+        """``grad += scale * (l1 * sign(w) + 2 * l2 * w)``."""
+        _add_gradient_(w, grad, scale * self.l1, scale * self.l2)
 
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """L1's distance, with ``2 * l2 * w`` counted to the smooth part."""
@@ -266,7 +321,7 @@ class ElasticNet(Penalty):
 
     def slope(self, w: Tensor) -> Tensor | float:
         """``l1 + 2 * l2 * |w|``."""
-        return self.l1 + 2 * self.l2 * w.abs() if self.l2 > 0 else self.l1
+        return prox.slope(w, self.l1, self.l2)
 
     def extra_repr(self) -> str:
         """Show the strengths as the constructor takes them."""

@@ -53,6 +53,14 @@ class FixedSupport(Penalty):
         check_step(w, step)
         return torch.where(self._kept(w), w, 0.0)
 
+    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """:meth:`prox` in place."""
+        check_step(w, step)
+        return torch.where(self._kept(w), w, w.new_zeros(()), out=w)
+
+    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
+        """Nothing: the value is constant where it is finite."""
+
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """``|grad|`` on the support; 0 outside, where every gradient is allowed."""
         return torch.where(self._kept(w), grad.abs(), 0.0)
