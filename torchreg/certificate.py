@@ -1,12 +1,14 @@
 """How far a model is from a stationary point of loss + penalty: the KKT certificate."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchreg import distributed
+from torchreg.distributed import View, largest, local
 from torchreg.regularizer import Regularizer
 
 
@@ -55,17 +57,24 @@ def stationarity(
     part of the objective: add ``weight_decay / 2 * sum(w^2)`` to the loss. No ``.grad`` is
     touched.
 
+    In several processes all ranks call this together and get the same answer. Where the
+    regularizer's model is wrapped in DDP or by ``fully_shard``, give the loss as a function: each
+    rank's is that of its own data, and the objective is their mean, as in training. A plain
+    model is certified for the loss that its rank was given.
+
     Args:
         regularizer: the penalties and their model.
         loss: a scalar tensor with its graph; or a function that returns one, called without
             arguments, or with each batch where ``batches`` is given.
         batches: an iterable of batches (a DataLoader). The loss of a batch is its mean; batches
-            are weighted by their length, the first dimension of their first tensor.
+            are weighted by their length, the first dimension of their first tensor. Under
+            DDP and FSDP2 every rank needs the same number of them.
 
     Raises:
         ValueError: the loss or its gradient is not finite; the loss is not scalar or has no graph
             to the model; there are no batches; two penalties act on one parameter.
-        TypeError: a batch in which no tensor is found; a loss tensor beside ``batches``.
+        TypeError: a batch in which no tensor is found; a loss tensor beside ``batches``, or under
+            DDP or FSDP2.
 
     Example:
         >>> import torchreg as tr
@@ -82,26 +91,28 @@ def stationarity(
             f"expected a torchreg.Regularizer first, found {type(regularizer).__name__}: bind the "
             "penalty to the model, Regularizer(model, penalty)."
         )
-    penalised = {
-        name: (parameter, penalty)
-        for name, parameter, penalty in regularizer.items()
-        if parameter.requires_grad
-    }
     if doubly := regularizer.overlap():
         raise ValueError(
             f"more than one penalty acts on {', '.join(doubly)}: their distances do not add up. "
             "Use one composite penalty such as torchreg.ElasticNet(l1, l2)."
         )
+    distributed.reshard(regularizer.model)
+    penalised = {
+        name: (parameter, penalty)
+        for name, parameter, penalty in regularizer.items()
+        if parameter.requires_grad
+    }
     free = regularizer.unpenalised()
     parameters = [parameter for parameter, _ in penalised.values()] + list(free.values())
-    gradients = iter(_mean_gradient(parameters, loss, batches))
-    largest = max((penalty.strength for _, penalty in penalised.values()), default=0.0)
+    gradients = iter(_mean_gradient(regularizer.model, parameters, loss, batches))
+    strongest = max((penalty.strength for _, penalty in penalised.values()), default=0.0)
     rows: dict[str, tuple[float, float]] = {}
     for name, (parameter, penalty) in penalised.items():
-        distance = penalty.distance(parameter.detach(), next(gradients))
-        rows[name] = _largest(distance), penalty.strength
-    for name in free:
-        rows[name] = _largest(next(gradients).abs()), largest
+        view = View.of(penalty, parameter)
+        distance = penalty.distance(view(parameter.detach()), view(next(gradients)))
+        rows[name] = largest(distance, over=parameter), penalty.strength
+    for name, parameter in free.items():
+        rows[name] = largest(local(next(gradients)).abs(), over=parameter), strongest
     residuals = {name: _relative(distance, to) for name, (distance, to) in rows.items()}
     worst = max(residuals, key=lambda name: residuals[name], default="")
     return Stationarity(
@@ -113,13 +124,14 @@ def stationarity(
 
 
 def _mean_gradient(
+    model: nn.Module,
     parameters: list[nn.Parameter],
     loss: Tensor | Callable[..., Tensor],
     batches: Iterable[Any] | None,
 ) -> list[Tensor]:
     """The gradient of the loss averaged over all batches, in float64 where there are several."""
     if batches is None:
-        return _gradient(parameters, loss)
+        return _gradient(model, parameters, loss)
     if isinstance(loss, Tensor):
         raise TypeError("with batches, loss must be a function of a batch, found a tensor.")
     sums = [
@@ -128,16 +140,31 @@ def _mean_gradient(
     seen = 0
     for batch in batches:
         length = _length(batch)
-        for total, gradient in zip(sums, _gradient(parameters, lambda: loss(batch)), strict=True):  # noqa: B023
-            total.add_(gradient, alpha=length)
+        # Scaled before it is averaged over the ranks, whose batches may differ in length.
+        gradients = _gradient(model, parameters, lambda: loss(batch), scale=length)  # noqa: B023
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.add_(gradient)
         seen += length
-    if not seen:
+    mean_seen = distributed.mean_over_ranks(seen, model)
+    if not mean_seen:
         raise ValueError("there are no batches to take the gradient over (an exhausted iterator?)")
-    return [(total / seen).to(p.dtype) for total, p in zip(sums, parameters, strict=True)]
+    return [(total / mean_seen).to(p.dtype) for total, p in zip(sums, parameters, strict=True)]
 
 
-def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor]) -> list[Tensor]:
+def _gradient(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    loss: Tensor | Callable[[], Tensor],
+    scale: float = 1.0,
+) -> list[Tensor]:
+    """The gradient of ``scale * loss``, averaged over the ranks as the model's training does."""
+    averaged = distributed.averages_gradients(model)
     given = isinstance(loss, Tensor)
+    if given and averaged:
+        raise TypeError(
+            "under DDP and FSDP2 the gradients of one forward pass can be averaged once, and the "
+            "loss that was handed over may still be trained on: pass a function that returns it."
+        )
     if not given and not callable(loss):
         raise TypeError(
             f"the loss must be a scalar tensor or a function that returns one: {loss!r}."
@@ -149,12 +176,19 @@ def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor
             f"the loss must be a scalar tensor with a graph to the model's parameters, found "
             f"{value!r}. Compute it from the model, outside torch.no_grad()."
         )
-    if not torch.isfinite(value):
-        raise ValueError(f"the loss is not finite: {value.item()}.")
+    if distributed.mean_over_ranks(bool(torch.isfinite(value)), model) < 1:
+        where = " on this rank, or not on another" if averaged else ""
+        raise ValueError(f"the loss is not finite: {value.item()}{where}.")
     if not parameters:
         return []
-    # A loss that was handed over may still be trained on: its graph is left whole.
-    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=given)
+    with torch.enable_grad():
+        value = scale * value
+    found: Sequence[Tensor | None]
+    if averaged:
+        found = _backward(parameters, value)
+    else:
+        # A loss that was handed over may still be trained on: its graph is left whole.
+        found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=given)
     if all(gradient is None for gradient in found):
         raise ValueError(
             "the loss must be a scalar tensor with a graph to the model's parameters, found one "
@@ -165,11 +199,27 @@ def _gradient(parameters: list[nn.Parameter], loss: Tensor | Callable[[], Tensor
         torch.zeros_like(parameter) if gradient is None else gradient
         for parameter, gradient in zip(parameters, found, strict=True)
     ]
-    if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+    if any(largest((~local(g).isfinite()).int(), over=g) > 0 for g in gradients):
         raise ValueError(
             "the gradient of the loss is not finite, though the loss is: nothing can be certified."
         )
     return gradients
+
+
+def _backward(parameters: list[nn.Parameter], value: Tensor) -> list[Tensor | None]:
+    """The gradients that DDP and FSDP2 average in a backward pass; ``.grad`` stays as it was."""
+    before = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        value.backward()
+        return [None if p.grad is None else p.grad.clone() for p in parameters]
+    finally:
+        # DDP may have written into the memory of the old gradients, its buckets.
+        for parameter, grad, kept in before:
+            if grad is not None and kept is not None:
+                grad.copy_(kept)
+            parameter.grad = grad
 
 
 def _length(batch: Any) -> int:
@@ -185,10 +235,6 @@ def _length(batch: Any) -> int:
         f"found no tensor in a batch of type {type(batch).__name__} to take its length from; "
         "expected a tensor, or a tuple, list or mapping that holds one."
     )
-
-
-def _largest(distance: Tensor) -> float:
-    return float(distance.max()) if distance.numel() else 0.0
 
 
 def _relative(distance: float, strength: float) -> float:

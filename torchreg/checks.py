@@ -1,5 +1,6 @@
 """What the proximal optimizer refuses: whatever would go wrong silently."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,10 +40,11 @@ def check_together(optimizer: Optimizer, regularizer: Regularizer, metric: Metri
                 f"{name} is held in {parameter.dtype}, which rounds small thresholds away. Hold "
                 "the parameters in float32 and use torch.autocast for half precision."
             )
-        if parameter.is_complex() and metric is metrics.adam:
+        if parameter.is_complex() and metrics.is_known(metric) and not metrics.is_uniform(metric):
             raise ValueError(
-                f"{name} is complex: its modulus can be shrunk under SGD, which moves real and "
-                "imaginary part alike. Use SGD, or torch.view_as_real for the parameter."
+                f"{name} is complex: its modulus can be shrunk under SGD and ASGD, which move real "
+                "and imaginary part alike. Use one of them, or torch.view_as_real for the "
+                "parameter."
             )
         if parameter.grad is not None and parameter.grad.is_sparse:
             raise RuntimeError(
@@ -50,6 +52,56 @@ def check_together(optimizer: Optimizer, regularizer: Regularizer, metric: Metri
                 "all of them. Use sparse=False in the embedding, or leave it out of the "
                 "regularizer."
             )
+
+
+def check_checkpoint(optimizer: Optimizer, saved: Mapping[str, Any], *, trusted: bool) -> None:
+    """Raise if a ``state_dict`` is of another optimizer, which torch notices late or not at all.
+
+    Of an optimizer that is not trusted, only the numbers of parameters are compared.
+    """
+    if not {"state", "param_groups"} <= saved.keys():
+        raise ValueError(
+            "this is no optimizer's state_dict: expected the keys 'state' and 'param_groups', "
+            f"found {', '.join(map(repr, list(saved)[:5])) or 'none'}. Pass the part of the "
+            "checkpoint that optimizer.state_dict() returned."
+        )
+    groups, name = optimizer.param_groups, type(optimizer).__name__
+    ours = [len(group["params"]) for group in groups]
+    theirs = [len(group["params"]) for group in saved["param_groups"]]
+    if ours != theirs:
+        raise ValueError(
+            f"the checkpoint's groups hold {theirs} parameters, those of this {name} {ours}. Build "
+            "model and optimizer as they were when it was written, added groups included."
+        )
+    if not trusted:
+        return
+    # Switches and None are younger options, which torch fills in for an older checkpoint.
+    needed = {k for k, v in optimizer.defaults.items() if v is not None and not isinstance(v, bool)}
+    for group, packed in zip(groups, saved["param_groups"], strict=True):
+        missing = sorted(needed - packed.keys())
+        if missing:
+            raise ValueError(
+                f"the checkpoint is of another optimizer than {name}: it has no "
+                f"{', '.join(missing)}. Resume with the type that wrote it, or load the model's "
+                "weights alone and begin with a fresh optimizer."
+            )
+        for parameter, key in zip(group["params"], packed["params"], strict=True):
+            for entry, value in saved["state"].get(key, {}).items():
+                if isinstance(value, Tensor) and not _fits(value, parameter):
+                    raise ValueError(
+                        f"the checkpoint is of another model: {entry} of parameter {key} is shaped "
+                        f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)}. Build "
+                        "model and optimizer as they were when it was written."
+                    )
+
+
+def _fits(value: Tensor, parameter: Tensor) -> bool:
+    """Whether a state is a number, or shaped like a parameter or its sum over some dimensions."""
+    if value.numel() == 1:
+        return True
+    return value.dim() == parameter.dim() and all(
+        found in (1, size) for found, size in zip(value.shape, parameter.shape, strict=True)
+    )
 
 
 def refuse_differentiable(group: dict[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from torchreg import distributed
 from torchreg.penalties.base import Penalty, total
 from torchreg.penalties.support import FixedSupport
 from torchreg.selection import Slot, Where, is_bias, is_normalisation, slots
@@ -42,7 +44,8 @@ class Regularizer:
         exclude: with a single penalty, what to leave out of that.
 
     Raises:
-        TypeError: something else than a penalty where a penalty is expected.
+        TypeError: something else than a penalty where a penalty is expected; a model wrapped in
+            ``FullyShardedDataParallel``, the older FSDP.
         ValueError: a selection that matches nothing, or ``where`` beside a mapping.
 
     Warns:
@@ -70,6 +73,7 @@ class Regularizer:
         *,
         exclude: Where | None = None,
     ) -> None:
+        distributed.refuse_flat(model)
         if isinstance(penalties, Mapping):
             if where is not None or exclude is not None:
                 raise ValueError(
@@ -103,11 +107,53 @@ class Regularizer:
         )
 
     def __call__(self) -> Tensor:
-        """The penalty of the model as it is now: a differentiable scalar tensor."""
+        """The penalty of the model as it is now: a differentiable scalar tensor.
+
+        Of a sharded model every rank gets the whole penalty, and must ask for it together.
+        """
         return total(
-            [penalty.value(parameter) for _, parameter, penalty in self.items()],
+            [distributed.value(penalty, parameter) for _, parameter, penalty in self.items()],
             of="this regularizer",
         )
+
+    @torch.no_grad()
+    def add_gradients_(
+        self, scale: float = 1.0, *, parameters: Iterable[Tensor] | None = None
+    ) -> None:
+        """Add one subgradient of the penalty to the ``grad`` of each penalised parameter.
+
+        What ``loss + regularizer()`` adds by autograd, at a fraction of its cost: call it after
+        ``backward`` and before the optimizer's step, once a step also under accumulation. It
+        makes no exact zeros, as no penalty in a loss does. A parameter whose grad is None is
+        left alone.
+
+        Args:
+            scale: a factor, such as the loss scale where a fused optimizer divides by it itself.
+            parameters: act on these alone. The default is all of them.
+
+        Raises:
+            RuntimeError: a sparse gradient, since a penalty acts on all rows.
+
+        Example:
+            >>> import torch
+            >>> from torchreg import L1
+            >>> model = nn.Linear(3, 1)
+            >>> _ = model.weight.data.copy_(torch.tensor([[-1.0, 0.0, 2.0]]))
+            >>> model.weight.grad = torch.ones(1, 3)
+            >>> Regularizer(model, L1(0.5)).add_gradients_()
+            >>> model.weight.grad
+            tensor([[0.5000, 1.0000, 1.5000]])
+        """
+        among = None if parameters is None else set(parameters)
+        for name, parameter, penalty in self.items():
+            if parameter.grad is None or not (among is None or parameter in among):
+                continue
+            if parameter.grad.is_sparse:
+                raise RuntimeError(
+                    f"{name} has a sparse gradient, and a penalty acts on all of its rows. Use "
+                    "sparse=False in the embedding, or leave it out of the regularizer."
+                )
+            distributed.add_gradient_(penalty, parameter, scale)
 
     def items(self) -> Iterator[tuple[str, nn.Parameter, Penalty]]:
         """Every name, the parameter that it stands for now, and its penalty, in order.
@@ -198,10 +244,8 @@ def fix_support(regularizer: Regularizer) -> Regularizer:
             f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind a penalty "
             "to the model first, Regularizer(model, penalty)."
         )
-    selection = regularizer.selection()
-    return Regularizer(
-        regularizer.model, {name: FixedSupport(w.detach() != 0) for name, w in selection.items()}
-    )
+    kept = {name: distributed.whole(w.detach()) != 0 for name, w in regularizer.selection().items()}
+    return Regularizer(regularizer.model, {name: FixedSupport(mask) for name, mask in kept.items()})
 
 
 def _anything(_name: str, _parameter: nn.Parameter) -> bool:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from torchreg.distributed import local, summed, whole
 from torchreg.regularizer import Regularizer
 from torchreg.selection import select
 
@@ -57,7 +59,8 @@ def sparsity(
     """Count the zeros of the penalised weights.
 
     An exact zero is 0.0, nothing else. The near zeros tell what a penalty in the loss leaves:
-    small numbers that still cost as much as large ones.
+    small numbers that still cost as much as large ones. Of sharded weights (FSDP2, tensor
+    parallelism) the shards of all ranks are counted, which must call this together.
 
     Args:
         of: a regularizer (its penalised parameters), a model (its default selection) or a
@@ -80,17 +83,19 @@ def sparsity(
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, found {tolerance}.")
-    tensors = {
-        name: Zeros(
-            exact=int((w == 0).sum()), near=int((w.abs() <= tolerance).sum()), count=w.numel()
-        )
-        for name, w in _tensors(of).items()
-    }
+    tensors = {name: _zeros(w, tolerance) for name, w in _tensors(of).items()}
     exact, near, count = (
         sum(getattr(zeros, field) for zeros in tensors.values())
         for field in ("exact", "near", "count")
     )
     return Sparsity(exact, near, count, tensors, tolerance)
+
+
+def _zeros(w: Tensor, tolerance: float) -> Zeros:
+    part = local(w)
+    counts = torch.stack([(part == 0).sum(), (part.abs() <= tolerance).sum()])
+    exact, near = summed(counts, over=w).tolist()
+    return Zeros(exact, near, count=w.numel())
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class Support:
 def support(layer: nn.Module | Tensor, names: Sequence[str] | None = None) -> Support:
     """Find the input features that a layer uses: those with a nonzero weight to any output.
 
+    A sharded weight (FSDP2, tensor parallelism) is gathered: all of its ranks call this together.
+
     Args:
         layer: a linear or ungrouped convolution layer, or a weight shaped (outputs, inputs, ...).
         names: one per input feature; their indices by default.
@@ -142,7 +149,7 @@ def support(layer: nn.Module | Tensor, names: Sequence[str] | None = None) -> Su
             f"expected a linear or ungrouped convolution layer, or a weight shaped (outputs, "
             f"inputs, ...); found {layer!r}."
         )
-    nonzero = (weight.detach() != 0).transpose(0, 1).flatten(1)
+    nonzero = (whole(weight.detach()) != 0).transpose(0, 1).flatten(1)
     mask = nonzero.any(dim=1).cpu()
     named = tuple(names) if names is not None else tuple(str(i) for i in range(len(mask)))
     if len(named) != len(mask):

@@ -1,0 +1,88 @@
+"""The proximal step as one compiled kernel: each weight and each statistic is read once.
+
+In the metric of Adam and its kin the step is a chain of some ten operations on as many numbers
+as the model has weights. Compiled it costs little more than a copy of the weights; to compile
+takes seconds, once for each kind of penalty. The lr, the step count and the strengths reach the
+kernel as plain numbers, so that no schedule compiles it again.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg import prox
+from torchreg.blocks import flat
+from torchreg.metrics import Metric, StepSize, adagrad, adam, nadam, radam, rmsprop
+
+
+def proximal_step_(
+    metric: Metric,
+    strengths: tuple[float, float],
+    group: Mapping[str, Any],
+    w: Tensor,
+    state: Mapping[str, Any],
+) -> bool:
+    """Take the elastic net's proximal step, ``D = scale / (factor * sqrt(v) + eps)``, in place.
+
+    Args:
+        metric: of any optimizer.
+        strengths: l1 and l2.
+        group: the options of the wrapped optimizer for this parameter.
+        w: real, with any dense layout.
+        state: the optimizer's state of the parameter, its tensors laid out as w is.
+
+    Returns:
+        False where nothing was done: the metric has another form, its numbers are on an
+        accelerator, or w has fewer than two elements (compiled apart) or no dense layout.
+    """
+    name = _second_moment(metric, group)
+    on_host = all(
+        value.device.type == "cpu"
+        for value in (*group.values(), *state.values())
+        if isinstance(value, Tensor) and value.dim() == 0
+    )
+    if name is None or w.numel() < 2 or not on_host:
+        return False
+    lines = flat(w.detach(), state[name])
+    # The denominator is affine in sqrt(v): the metric itself, at v = 0 and 1, tells both numbers.
+    at_0, at_1 = (
+        metric(dict(group), w, {**state, name: torch.tensor(v, dtype=torch.float64)})
+        for v in (0.0, 1.0)
+    )
+    assert isinstance(at_0, StepSize)
+    assert isinstance(at_1, StepSize)
+    if lines is None or at_0.denominator is None or at_1.denominator is None:
+        return False
+    eps = float(at_0.denominator)
+    l1, l2 = strengths
+    kernel = _kernel(l1 > 0, l2 > 0, w.dtype)
+    kernel(*lines, float(at_0.scale), float(at_1.denominator) - eps, eps, l1, l2)
+    return True
+
+
+def _second_moment(metric: Metric, group: Mapping[str, Any]) -> str | None:
+    """The name of v in the state, where D has the form that is compiled."""
+    if metric is adam:
+        return "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"
+    if metric in (nadam, radam):
+        return "exp_avg_sq"
+    if metric is rmsprop:
+        return None if group["centered"] else "square_avg"
+    return "sum" if metric is adagrad else None
+
+
+@cache
+def _kernel(lasso: bool, ridge: bool, dtype: torch.dtype) -> Callable[..., None]:
+    def step_(
+        w: Tensor, v: Tensor, scale: float, factor: float, eps: float, l1: float, l2: float
+    ) -> None:
+        step = StepSize(scale, v.sqrt() * factor + eps)
+        w.copy_(prox.elastic_net(w, step.bounded(prox.slope(w, l1, l2)), l1, l2))
+
+    # The compiler counts compilations, of which it allows few, by code object: one for each.
+    name = f"proximal_step_{lasso:d}{ridge:d}_{dtype}".replace(".", "_")
+    step_.__code__ = step_.__code__.replace(co_name=name)
+    return torch.compile(step_, dynamic=True)
