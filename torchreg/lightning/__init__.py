@@ -12,5 +12,13 @@ from torchreg.lightning.averaging import RestoreSupport
 from torchreg.lightning.debias import Debias
 from torchreg.lightning.mixin import RegularizedMixin
 from torchreg.lightning.monitor import SparsityMonitor
+from torchreg.lightning.schedule import Strengths, TargetSparsity
 
-__all__ = ["Debias", "RegularizedMixin", "RestoreSupport", "SparsityMonitor"]
+__all__ = [
+    "Debias",
+    "RegularizedMixin",
+    "RestoreSupport",
+    "SparsityMonitor",
+    "Strengths",
+    "TargetSparsity",
+]

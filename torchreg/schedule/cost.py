@@ -1,0 +1,49 @@
+"""What a weight costs: how often a forward pass multiplies by it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
+    """Count the multiply-adds of a forward pass that each nonzero weight of a layer takes part in.
+
+    One per sample in a linear layer, one per output position in a convolution. Given to
+    :class:`torchreg.TargetSparsity` as ``cost`` it turns the density into a budget of FLOPs: the
+    share of the multiply-adds that are left once zeros are skipped.
+
+    Args:
+        model: run once, in evaluation mode, without gradients.
+        inputs: what the model takes; the first dimension of the first one is the batch.
+
+    Returns:
+        By the name of each weight of an ``nn.Linear`` or a convolution that ran: multiply-adds per
+        weight and sample. A layer that ran several times counts each.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+        >>> multiply_adds(model, torch.zeros(2, 1, 28, 28))
+        {'0.weight': 676.0, '2.weight': 1.0}
+    """
+    found: dict[str, float] = {}
+    names = {m: f"{name}.weight" if name else "weight" for name, m in model.named_modules()}
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        # Linear: (batch, *, features). Convolution: (batch, channels, *positions).
+        features = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
+        uses = output.numel() / features / len(inputs[0])
+        found[names[module]] = found.get(names[module], 0.0) + uses
+
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in training.items():
+            module.training = was
+    return found

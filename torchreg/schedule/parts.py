@@ -1,0 +1,129 @@
+"""Which penalties share a density, and whether that density can be reached at all."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchreg.penalties import Penalty
+from torchreg.proximal import ProximalOptimizer
+from torchreg.regularizer import Regularizer
+from torchreg.schedule.strength import own_penalties
+from torchreg.selection import Where, slots
+
+Acts = Mapping[Penalty, list[tuple[str, nn.Parameter]]]
+"""Where each penalty acts."""
+
+
+@dataclass
+class Part:
+    """What one density is asked of: penalties that share one factor."""
+
+    density: float
+    penalties: list[Penalty]
+
+    total: float
+    """The cost of all of their weights, zeros included."""
+
+    factor: float = 0.0
+    """By which their strengths are multiplied now."""
+
+
+def parts(
+    optimizer: ProximalOptimizer,
+    density: float | Mapping[Any, float],
+    cost: Mapping[str, float] | None,
+) -> Iterator[Part]:
+    """Divide the penalties of an optimizer by the densities that are asked for.
+
+    Raises:
+        ValueError: what cannot be reached, see :class:`torchreg.TargetSparsity`.
+    """
+    regularizer = optimizer.regularizer
+    selection = regularizer.selection()
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    if missing := [name for name, p in selection.items() if p not in held]:
+        raise ValueError(
+            f"the optimizer does not hold {', '.join(missing)}: the density of weights that it "
+            "does not move cannot be brought anywhere. Leave them out of the regularizer."
+        )
+    lacking = [n for n in selection if cost is not None and not cost.get(n, -1.0) >= 0]
+    if lacking:
+        raise ValueError(f"cost has no number of at least 0 for {', '.join(lacking)}.")
+    acts: Acts = {
+        p: [(n, w) for n, w, q in regularizer.items() if q is p] for p in own_penalties(regularizer)
+    }
+    if not isinstance(density, Mapping):
+        yield _part(density, list(acts), acts, cost)
+        return
+    taken: set[Penalty] = set()
+    for where, one in density.items():
+        penalties = _exactly(regularizer, where, acts)
+        if twice := taken.intersection(penalties):
+            raise ValueError(f"two densities are asked of {next(iter(twice))!r}.")
+        taken.update(penalties)
+        yield _part(one, penalties, acts, cost)
+
+
+def _exactly(regularizer: Regularizer, where: Where, acts: Acts) -> list[Penalty]:
+    """The penalties that act on a selection and nowhere else."""
+    selected = {slot.parameter for slot in slots(regularizer.model, where)}
+    found = [p for p, at in acts.items() if not selected.isdisjoint(w for _, w in at)]
+    outside = [name for p in found for name, w in acts[p] if w not in selected]
+    if not found or outside:
+        also = f"its penalty also acts on {', '.join(outside)}"
+        told = also if outside else "no penalty acts there"
+        raise ValueError(
+            f"a density is asked of {where!r}, but {told}. Give each selection that has a "
+            "density a penalty of its own: Regularizer(model, {selection: penalty, ...})."
+        )
+    return found
+
+
+def _part(
+    density: float, penalties: list[Penalty], acts: Acts, cost: Mapping[str, float] | None
+) -> Part:
+    if isinstance(density, bool) or not 0 < density < 1:
+        raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
+    costs = [(1.0 if cost is None else cost[n], w.numel()) for p in penalties for n, w in acts[p]]
+    total = sum(cost * count for cost, count in costs)
+    if total == 0:
+        raise ValueError("there is nothing to make sparse: no weight, or none that costs anything.")
+    if density * total < min(cost for cost, count in costs if count and cost > 0):
+        raise ValueError(
+            f"a density of {density:g} is less than one of the {sum(c for _, c in costs):,} "
+            "weights: ask for more."
+        )
+    return Part(density, penalties, total)
+
+
+def jumping(regularizer: Regularizer) -> set[Penalty]:
+    """The penalties under which every zero is stationary: their maps remove a weight at once.
+
+    Raises:
+        ValueError: a penalty that makes no zeros, or has strength 0.
+        TypeError: a parameter that is spread over ranks.
+    """
+    found = set()
+    for name, weight, penalty in regularizer.items():
+        if not penalty.strength > 0:
+            raise ValueError(
+                f"{penalty!r} has strength 0, and no multiple of it makes zeros. Give it any "
+                "positive one, such as 1.0: the strength is found from there."
+            )
+        if hasattr(weight, "to_local"):
+            raise TypeError(
+                f"{name} is a DTensor, whose weights no rank can rank alone: TargetSparsity "
+                "does not support FSDP yet. Use DDP, or a StrengthSchedule."
+            )
+        critical = penalty.critical_strength(torch.ones_like(weight.detach()))
+        if critical == float("inf"):
+            raise ValueError(
+                f"{penalty!r} on {name} makes no zeros at any strength, so no density below 1 "
+                "can be reached. Use L0, L1, ElasticNet or a group penalty."
+            )
+        if critical == 0:
+            found.add(penalty)
+    return found

@@ -1,0 +1,113 @@
+"""Which weights a proximal map would keep, as a function of how strong the penalty is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchreg.penalties import L0, L1, ElasticNet, Penalty
+from torchreg.schedule.strength import scale
+
+
+class Ranked(NamedTuple):
+    """One penalised tensor, and what its proximal map at this step depends on."""
+
+    name: str
+    weight: Tensor
+    step: float | Tensor
+    """D, times the number of steps that the map is to act for."""
+
+    penalty: Penalty
+    base: Mapping[str, float]
+    """The penalty's strengths at factor 1."""
+
+    cost: float
+    """What one nonzero weight counts."""
+
+    @property
+    def score(self) -> Tensor | None:
+        """The factor at which each weight becomes zero, where that has a closed form."""
+        if isinstance(self.penalty, L0):
+            score = self.weight.abs().square() / (2 * self.base["l0"] * self._step)
+        elif isinstance(self.penalty, L1 | ElasticNet) and self.base["l1"] > 0:
+            score = self.weight.abs() / (self.base["l1"] * self._step)
+        else:
+            return None
+        return torch.where(self.weight == 0, 0.0, score)  # infinite where the step is 0
+
+    @property
+    def _step(self) -> Tensor:
+        return torch.as_tensor(self.step, dtype=self.weight.abs().dtype)
+
+    def kept(self, factor: float) -> Tensor:
+        """What is nonzero after the proximal map, as bools shaped like the weight."""
+        score = self.score
+        if score is not None:
+            return score > factor
+        scale(self.penalty, dict(self.base), factor)
+        return self.penalty.prox(self.weight, self.step) != 0
+
+
+def smallest_factor(ranked: Sequence[Ranked], budget: float, guess: float) -> float:
+    """The smallest factor at which the nonzero weights cost at most the budget.
+
+    It reads the device's values: once where every score has a closed form, else once for each
+    step of a bisection.
+
+    Args:
+        ranked: tensors whose penalties share one factor.
+        budget: the sum of the costs of what may be kept.
+        guess: where a bisection begins.
+
+    Returns:
+        A factor between that of the last weight to go and that of the first to stay; infinite where
+        no factor up to 1e30 suffices.
+    """
+    scores = [one.score for one in ranked]
+    if all(score is not None for score in scores):
+        flat = [score.flatten() for score in scores if score is not None]
+        return _between(flat, [one.cost for one in ranked], budget)
+
+    def spent(factor: float) -> float:
+        return sum(one.cost * int(one.kept(factor).sum()) for one in ranked)
+
+    high = guess if guess > 0 else 1.0
+    while spent(high) > budget:
+        high *= 4
+        if high > 1e30:
+            return float("inf")
+    low = high / 4
+    while low > 1e-30 and spent(low) <= budget:
+        high, low = low, low / 4
+    while high > low * (1 + 1e-6):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if spent(middle) > budget else (low, middle)
+    return high
+
+
+def _between(scores: Sequence[Tensor], costs: Sequence[float], budget: float) -> float:
+    """The middle between the last score to go and the first to stay."""
+    every = torch.cat([score.to(scores[0]) for score in scores])
+    if len(set(costs)) == 1:
+        keep = min(int(budget / costs[0] + 1e-6), len(every))
+        if keep == len(every):
+            return 0.0
+        last = every.kthvalue(len(every) - keep).values
+    else:
+        falling, order = every.sort(descending=True)
+        cost = torch.cat(
+            [every.new_full((len(s),), c, dtype=torch.float64)
+             for s, c in zip(scores, costs, strict=True)]
+        )  # fmt: skip
+        over = cost[order].cumsum(0) > budget * (1 + 1e-9)
+        # The first that does not fit goes, and with it all that rank below.
+        last = torch.where(over.any(), falling[over.to(torch.uint8).argmax()], 0.0)
+    first = torch.where(every > last, every, torch.inf).min()
+    low, high = (float(bound) for bound in torch.stack([last, first]).tolist())
+    if math.isnan(low):
+        raise ValueError("the penalised weights are not finite: the training has diverged.")
+    if low == float("inf"):
+        return low
+    return low * 1.000001 if high == float("inf") else (low + high) / 2

@@ -1,0 +1,116 @@
+"""Strengths that follow a shape over time, stepped like a learning rate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchreg.penalties.base import Penalty, Strength
+from torchreg.regularizer import Regularizer
+from torchreg.schedule.shapes import Shape
+
+
+def strengths(penalty: Penalty) -> dict[str, float]:
+    """The strength attributes of a penalty by name: ``l1``, or ``l1`` and ``l2``, ..."""
+    names = {n for kind in type(penalty).__mro__ for n, v in vars(kind).items()
+             if isinstance(v, Strength)}  # fmt: skip
+    return {name: getattr(penalty, name) for name in sorted(names)}
+
+
+def scale(penalty: Penalty, base: dict[str, float], factor: float) -> None:
+    """Make a penalty ``factor`` times what it was at the strengths ``base``."""
+    for name, strength in base.items():
+        setattr(penalty, name, strength * factor)
+
+
+def own_penalties(regularizer: Regularizer) -> list[Penalty]:
+    """The penalties of a regularizer's terms, each once, in order.
+
+    Raises:
+        TypeError: no Regularizer.
+        ValueError: a penalty without a strength to set.
+    """
+    if not isinstance(regularizer, Regularizer):
+        raise TypeError(
+            f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind the "
+            "penalty to the model first, Regularizer(model, penalty)."
+        )
+    penalties = list(dict.fromkeys(term.penalty for term in regularizer.terms))
+    for penalty in penalties:
+        if not strengths(penalty):
+            raise ValueError(f"{penalty!r} has no strength that could be set.")
+    return penalties
+
+
+class StrengthSchedule:
+    """Multiply penalties by a shape over time, stepped like a learning-rate scheduler.
+
+    The strengths that the penalties have when the schedule is made are its bases: from then on
+    each is ``base * shape(steps)``, with the number of ``step()`` calls. Call it once per
+    optimizer step or once per epoch, in whichever the shape counts. All strengths of a penalty
+    move together, so the ratio of an elastic net stays. It works for a penalty in the loss and
+    for one in the proximal optimizer.
+
+    Args:
+        regularizer: its penalties' strengths are set.
+        shape: a function from the number of steps done to a factor, such as
+            :func:`torchreg.schedule.cosine`; or one for each term of the regularizer, in order.
+
+    Raises:
+        TypeError: no Regularizer, or a shape that cannot be called.
+        ValueError: another number of shapes than of penalties; a penalty without a strength; or,
+            from ``step``, a factor that is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> import torchreg as tr
+        >>> regularizer = tr.Regularizer(torch.nn.Linear(4, 2), tr.L1(0.1))
+        >>> schedule = StrengthSchedule(regularizer, tr.schedule.warmup(4))
+        >>> found = schedule.get_last_strength()
+        >>> for _ in range(4):
+        ...     schedule.step()
+        ...     found += schedule.get_last_strength()
+        >>> [round(strength, 4) for strength in found]
+        [0.0, 0.025, 0.05, 0.075, 0.1]
+    """
+
+    def __init__(self, regularizer: Regularizer, shape: Shape | Sequence[Shape]) -> None:
+        self.penalties = own_penalties(regularizer)
+        shapes = [shape] * len(self.penalties) if callable(shape) else list(shape)
+        if len(shapes) != len(self.penalties):
+            raise ValueError(
+                f"found {len(shapes)} shapes for {len(self.penalties)} penalties: give one shape "
+                "for all, or one for each term of the regularizer, in order."
+            )
+        if wrong := [one for one in shapes if not callable(one)]:
+            raise TypeError(f"a shape is a function from a step to a factor, found {wrong[0]!r}.")
+        self.shapes = shapes
+        self.bases = [strengths(penalty) for penalty in self.penalties]
+        self.steps = 0
+        self._set()
+
+    def step(self) -> None:
+        """Count one step, and set the strengths of the next."""
+        self.steps += 1
+        self._set()
+
+    def _set(self) -> None:
+        for penalty, shape, base in zip(self.penalties, self.shapes, self.bases, strict=True):
+            scale(penalty, base, shape(self.steps))
+
+    def get_last_strength(self) -> list[float]:
+        """The strength of each penalty as it is set now (``penalty.strength``)."""
+        return [penalty.strength for penalty in self.penalties]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps done and the bases; shapes are functions, and belong to the program."""
+        return {"steps": self.steps, "bases": [dict(base) for base in self.bases]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``, and set the strengths as they were."""
+        if len(state_dict["bases"]) != len(self.penalties):
+            raise ValueError(
+                f"this state is of {len(state_dict['bases'])} penalties, the schedule has "
+                f"{len(self.penalties)}."
+            )
+        self.steps = state_dict["steps"]
+        self.bases = [dict(base) for base in state_dict["bases"]]
+        self._set()

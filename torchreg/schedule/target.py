@@ -1,0 +1,236 @@
+"""Ask for a sparsity instead of a strength."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg.metrics import StepSize
+from torchreg.proximal import ProximalOptimizer
+from torchreg.schedule.parts import Part, jumping, parts
+from torchreg.schedule.ranking import Ranked, smallest_factor
+from torchreg.schedule.shapes import cubic
+from torchreg.schedule.strength import own_penalties, scale, strengths
+
+
+class TargetSparsity:
+    """Bring a training to a density, and hold it there, without a strength to tune.
+
+    Attached to a :class:`torchreg.ProximalOptimizer` it acts in each of its steps; nothing else
+    is to be called. The density of the penalised weights follows a cubic ramp from 1 down to the
+    one asked for. Every few steps, between the wrapped optimizer's move and the proximal map, it
+    sets the strength to the smallest that leaves the wanted number of weights. At the end of the
+    ramp (or at ``hold``) the support is fixed and the penalty is lifted from it: the rest of the
+    training recovers what shrinkage has cost, and the density stays.
+
+    - Under :class:`torchreg.L0` (and LHalf, which jumps as well) the ranking is the proximal map
+      in the optimizer's own metric: the largest ``w^2 / D`` stay, under Adam ``w^2 * sqrt(v)``.
+    - A penalty that shrinks (L1, elastic net, groups, ...) is given ``horizon`` steps to zero
+      what is in excess, so that one noisy step does not shrink what it keeps.
+
+    The strengths that the penalties have at first say how they compare with each other, and
+    nothing else: all are multiplied by one factor, 0 before ``begin``.
+
+    Args:
+        optimizer: holds all of the penalised parameters.
+        density: nonzero weights over all penalised weights, above 0 and below 1. Or a mapping
+            from what to select (as in :func:`torchreg.select`) to a density each: a selection must
+            be exactly what one or more of the regularizer's penalties act on.
+        end: the optimizer step at which the ramp has come down.
+        begin: the step at which it starts, after a dense warm-up.
+        hold: the step from which the support is fixed. Default: ``end``.
+        every: set the strength at every so many steps. 1 costs a selection over all weights
+            (and one host synchronisation) per step.
+        horizon: in how many steps a penalty that shrinks is to reach the density.
+        cost: what one nonzero weight counts, by parameter name; the density is then a share of
+            the total cost. With :func:`torchreg.schedule.multiply_adds` it is a budget of FLOPs.
+        at_most: take the strengths as given for the least, raise them only where the density
+            would be above the one asked for, and keep them when the support is fixed.
+
+    Raises:
+        TypeError: the optimizer is not proximal.
+        ValueError: a density outside (0, 1), or below one weight; a penalty that makes no zeros
+            (L2) or has strength 0; steps out of order; a parameter that the optimizer lacks; a
+            cost that is missing or negative; a selection that cuts through a penalty's.
+        RuntimeError: from ``step``, no strength reaches the density.
+
+    Warns:
+        UserWarning: from ``step``, the density that is held is more than 2 % (relative) below the
+            one asked for: groups are too large, or weights were zero already.
+
+    Example:
+        >>> import torch
+        >>> import torchreg as tr
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Linear(50, 2)
+        >>> x = torch.randn(256, 50)
+        >>> y = x[:, :2] + x[:, 2:4]
+        >>> regularizer = tr.Regularizer(model, tr.L0(1.0))
+        >>> optimizer = tr.ProximalOptimizer(
+        ...     torch.optim.Adam(model.parameters(), lr=0.05), regularizer
+        ... )
+        >>> target = TargetSparsity(optimizer, density=0.04, end=200)
+        >>> for _ in range(300):
+        ...     optimizer.zero_grad()
+        ...     torch.nn.functional.mse_loss(model(x), y).backward()
+        ...     optimizer.step()
+        >>> model.weight.nonzero().tolist()
+        [[0, 0], [0, 2], [1, 1], [1, 3]]
+
+    Source: M. Zhu and S. Gupta, "To prune, or not to prune" (2017) for the ramp; the ranking is
+    the proximal map of l0 in a diagonal metric (J. Yun, A. Lozano and E. Yang, 2021).
+    """
+
+    def __init__(
+        self,
+        optimizer: ProximalOptimizer,
+        density: float | Mapping[Any, float],
+        *,
+        end: int,
+        begin: int = 0,
+        hold: int | None = None,
+        every: int = 16,
+        horizon: int = 100,
+        cost: Mapping[str, float] | None = None,
+        at_most: bool = False,
+    ) -> None:
+        if not isinstance(optimizer, ProximalOptimizer):
+            raise TypeError(
+                f"expected a torchreg.ProximalOptimizer, found {type(optimizer).__name__}: only "
+                "its proximal map makes exact zeros."
+            )
+        hold = end if hold is None else hold
+        whole = all(isinstance(n, int) for n in (begin, end, hold, every, horizon))
+        if not (whole and 0 <= begin <= end <= hold and every >= 1 and horizon >= 1):
+            raise ValueError(
+                f"expected integers 0 <= begin <= end <= hold, every >= 1 and horizon >= 1; found "
+                f"begin={begin}, end={end}, hold={hold}, every={every}, horizon={horizon}."
+            )
+        self.optimizer = optimizer
+        self.begin, self.end, self.hold = begin, end, hold
+        self.every, self.horizon, self.at_most = every, horizon, at_most
+        self.cost = None if cost is None else dict(cost)
+        self.steps = 0
+        """Optimizer steps taken so far."""
+        self._bases = {p: strengths(p) for p in own_penalties(optimizer.regularizer)}
+        self._zeroed: dict[str, Tensor] = {}
+        self._jumping = jumping(optimizer.regularizer)
+        self._parts = list(parts(optimizer, density, self.cost))
+        for part in self._parts:
+            self._set(part, 0.0)
+        self._hook = optimizer.register_before_prox_hook(self._after_move)
+
+    def detach(self) -> None:
+        """Leave the optimizer alone from now on, with the strengths and weights as they are."""
+        self._hook.remove()
+
+    @property
+    def holding(self) -> bool:
+        """Whether the support is fixed."""
+        return bool(self._zeroed)
+
+    @property
+    def strength(self) -> list[float]:
+        """The strength of each penalty of the regularizer as it is set now."""
+        return [penalty.strength for penalty in self._bases]
+
+    @torch.no_grad()
+    def _after_move(self) -> None:
+        """The wrapped optimizer has moved, the proximal map is yet to act."""
+        step, self.steps = self.steps, self.steps + 1
+        if self._zeroed:
+            self._project()
+        elif step >= self.hold:
+            for part in self._parts:
+                self._fix(part)
+            self._project()
+        elif step >= self.begin and (step - self.begin) % self.every == 0:
+            for part in self._parts:
+                self._solve(part, step - self.begin)
+
+    def _solve(self, part: Part, step: int) -> None:
+        """Set the strength that leads to the density of the ramp."""
+        ranked = list(self._ranked(part))
+        ahead = 0 if any(penalty in self._jumping for penalty in part.penalties) else self.horizon
+        wanted = cubic(self.end - self.begin, start=1.0, end=part.density)(step + ahead)
+        factor = smallest_factor(ranked, wanted * part.total, part.factor)
+        self._set(part, part.factor if factor == float("inf") else factor)
+
+    def _fix(self, part: Part) -> None:
+        """Choose the support, and lift the penalty from it."""
+        ranked = list(self._ranked(part))
+        budget = part.density * part.total
+        factor = smallest_factor(ranked, budget, part.factor)
+        if factor == float("inf"):
+            raise RuntimeError(
+                f"no strength brings the density to {part.density:g}: it takes parameters that do "
+                "not move (frozen, or without a gradient) or a learning rate of 0 into account."
+            )
+        spent = 0.0
+        for one in ranked:
+            kept = one.kept(factor) & (one.weight != 0)
+            self._zeroed[one.name] = ~kept
+            spent += one.cost * float(kept.sum())
+        slack = max(one.cost for one in ranked)  # one weight more may be one too many
+        if spent < 0.98 * budget and budget - spent >= slack:
+            warnings.warn(
+                f"the density is held at {spent / part.total:.4g}, below the {part.density:g} "
+                "that was asked for: whole groups go at once, or too many weights were zero "
+                "already (at_most=True with a large strength).",
+                stacklevel=2,
+            )
+        self._set(part, 0.0)
+
+    def _project(self) -> None:
+        held = self.optimizer.regularizer.selection()
+        for name, zeroed in self._zeroed.items():
+            held[name].masked_fill_(zeroed, 0.0)
+
+    def _set(self, part: Part, factor: float) -> None:
+        part.factor = max(factor, 1.0) if self.at_most else factor
+        for penalty in part.penalties:
+            scale(penalty, self._bases[penalty], part.factor)
+
+    def _ranked(self, part: Part) -> Iterator[Ranked]:
+        groups = {p: group for group in self.optimizer.param_groups for p in group["params"]}
+        for name, weight, penalty in self.optimizer.regularizer.items():
+            if penalty not in part.penalties:
+                continue
+            step: float | Tensor = 0.0
+            if weight.grad is not None:
+                state = self.optimizer.state.get(weight, {})
+                found = self.optimizer.metric(groups[weight], weight, state)
+                step = found.bounded(0.0) if isinstance(found, StepSize) else found
+                step = step if penalty in self._jumping else step * self.horizon
+            cost = 1.0 if self.cost is None else float(self.cost[name])
+            yield Ranked(name, weight, step, penalty, self._bases[penalty], cost)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps, strengths and the fixed support: all that a resumed training needs."""
+        return {
+            "steps": self.steps,
+            "factors": [part.factor for part in self._parts],
+            "bases": [dict(base) for base in self._bases.values()],
+            "zeroed": dict(self._zeroed),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a ``state_dict`` of a target that was made with the same arguments.
+
+        Raises:
+            ValueError: it is of other penalties.
+        """
+        factors, bases = state_dict["factors"], state_dict["bases"]
+        if len(factors) != len(self._parts) or len(bases) != len(self._bases):
+            raise ValueError(
+                f"this state is of {len(factors)} densities and {len(bases)} penalties, the target "
+                f"has {len(self._parts)} and {len(self._bases)}."
+            )
+        self.steps = state_dict["steps"]
+        self._bases = dict(zip(self._bases, (dict(base) for base in bases), strict=True))
+        held = self.optimizer.regularizer.selection()
+        self._zeroed = {n: z.to(held[n].device) for n, z in state_dict["zeroed"].items()}
+        for part, factor in zip(self._parts, factors, strict=True):
+            self._set(part, factor)
