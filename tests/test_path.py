@@ -1,0 +1,217 @@
+"""Paths and cross-validation, beside scikit-learn at every point."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from sklearn.linear_model import LogisticRegression, enet_path
+from torch import nn
+
+import torchreg as tr
+from tests.test_solve import table, zeros
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("load", [load_diabetes, load_breast_cancer, load_wine, load_digits])
+def test_it_agrees_with_enet_path_at_every_point(load: object, share: float) -> None:
+    x, y = table(load)
+    y = y.double() + 100  # an offset target: the critical strength is that of the centred one
+    centred = (y - y.mean()).numpy()
+    model = zeros(x.shape[1])
+    regularizer = tr.Regularizer(model, tr.ElasticNet.from_alpha(1.0, share))
+    found = tr.path(regularizer, tr.LeastSquares(x, y), points=12, ratio=0.01, tolerance=1e-9)
+    assert found.strengths[0] == pytest.approx(abs(x.numpy().T @ centred).max() / len(x) / share)
+    alphas, theirs, _ = enet_path(
+        x.numpy(), centred, l1_ratio=share, alphas=found.strengths, tol=1e-13, max_iter=1_000_000
+    )
+    np.testing.assert_allclose(alphas, found.strengths)
+    ours = found.coefficients()[:, 0].numpy()
+    np.testing.assert_allclose(ours, theirs.T, atol=1e-6)
+    assert all(point.solution.converged for point in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_digits])
+def test_it_agrees_with_tight_logistic_regression(load: object, share: float) -> None:
+    x, y = table(load)
+    if load is load_digits:  # three of its digits, one pixel in three: saga is slow
+        x, y = x[y < 3][:, 2::3], y[y < 3]
+    model = zeros(x.shape[1], 1 if int(y.max()) == 1 else int(y.max()) + 1)
+    regularizer = tr.Regularizer(model, tr.ElasticNet.from_alpha(1.0, share))
+    found = tr.path(regularizer, tr.Logistic(x, y), points=3, ratio=0.1, tolerance=1e-10)
+    theirs = LogisticRegression(
+        solver="saga", tol=1e-10, max_iter=100_000, l1_ratio=share, random_state=0
+    )
+    for point in found:
+        theirs.set_params(C=1 / (len(x) * point.strength)).fit(x.numpy(), y.numpy())
+        np.testing.assert_allclose(point.state["weight"], theirs.coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("load", [load_diabetes, load_breast_cancer, load_wine, load_digits])
+def test_the_critical_strength_is_the_edge(load: object, share: float) -> None:
+    x, y = table(load)
+    weight = torch.rand(len(y), dtype=torch.float64) + 0.1
+    if load is load_diabetes:
+        offset = 100 * torch.randn(len(y), dtype=torch.float64)
+        loss: tr.LeastSquares | tr.Logistic = tr.LeastSquares(
+            x, y.double() + 1e4, sample_weight=weight, offset=offset
+        )
+    else:
+        width = 1 if int(y.max()) == 1 else int(y.max()) + 1
+        offset = torch.randn(len(y), width, dtype=torch.float64)
+        loss = tr.Logistic(x, y, sample_weight=weight, offset=offset)
+    model = zeros(x.shape[1], loss.y.shape[1])
+    regularizer = tr.Regularizer(model, tr.ElasticNet.from_alpha(1.0, share))
+    edge = tr.critical_strength(regularizer, loss)
+    above, below = tr.path(regularizer, loss, strengths=[1.001 * edge, 0.999 * edge])
+    assert above.nonzero == 0
+    assert below.nonzero > 0
+    # The general way, from a closure, finds the same edge.
+    closed = tr.critical_strength(regularizer, lambda: loss(model))
+    assert closed == pytest.approx(edge, rel=1e-6)
+
+
+def test_a_group_penalty_and_a_closure() -> None:
+    x, y = table(load_wine)
+    model = zeros(13, 3)
+    regularizer = tr.Regularizer(model, tr.GroupLasso(1.0, groups=tr.columns))
+    found = tr.path(
+        regularizer, lambda: nn.functional.cross_entropy(model(x), y), points=4, ratio=0.2,
+        tolerance=1e-5,
+    )  # fmt: skip
+    assert found.points[0].nonzero == 0
+    used = [len(tr.support(point.state["weight"])) for point in found]
+    assert used == sorted(used)
+    assert used[1] > 0
+    assert all(point.nonzero == 3 * n for point, n in zip(found, used, strict=True))
+
+
+def test_cross_validation_chooses_and_is_never_weaker_than_the_best() -> None:
+    x, y = table(load_diabetes)
+    model = zeros(10)
+    regularizer = tr.Regularizer(model, tr.L1(1.0))
+    loss = tr.LeastSquares(x, y.double())
+    found = tr.cross_validate(regularizer, loss, folds=4, points=8)
+    assert found.losses.shape == (4, 8)
+    assert found.strengths[found.one_standard_error] >= found.strengths[found.best]
+    limit = found.mean[found.best] + found.standard_error[found.best]
+    assert found.mean[found.one_standard_error] <= limit
+    assert torch.equal(model.weight.detach(), found.path.points[found.best].state["weight"])
+    # One fold by hand.
+    inside, outside = torch.arange(0, 300), torch.arange(300, 442)
+    other = tr.cross_validate(
+        regularizer, loss, folds=[(inside, outside), (outside, inside)], strengths=[5.0, 1.0]
+    )
+    fresh = zeros(10)
+    tr.solve(tr.Regularizer(fresh, tr.L1(1.0)), tr.LeastSquares(x[inside], y[inside].double()))
+    by_hand = 0.5 * (fresh(x[outside])[:, 0] - y[outside]).square().mean()
+    assert float(other.losses[0, 1]) == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_folds_of_classes_keep_their_mix() -> None:
+    x, y = table(load_wine)
+    seen = []
+
+    def fit(_: tr.Regularizer, loss: tr.Logistic) -> None:
+        seen.append(torch.bincount(loss.labels).tolist())
+
+    model = zeros(13, 3)
+    with pytest.raises(ValueError, match="folds"):
+        tr.cross_validate(tr.Regularizer(model, tr.L1(1.0)), tr.Logistic(x, y), folds=1)
+    tr.cross_validate(
+        tr.Regularizer(model, tr.L1(1.0)), tr.Logistic(x, y), folds=3, strengths=[1.0], fit=fit
+    )
+    whole = np.array(seen[0])
+    for fold in seen[1:]:
+        assert abs(np.array(fold) - whole * 2 / 3).max() <= 1
+
+
+def test_a_network_goes_from_dense_to_sparse_and_resumes(tmp_path: Path) -> None:
+    x, y = table(load_wine)
+
+    def network() -> tr.Regularizer:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(13, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+        return tr.Regularizer(model, tr.L1(1.0))
+
+    def closure(regularizer: tr.Regularizer) -> torch.Tensor:
+        return nn.functional.cross_entropy(regularizer.model(x), y)
+
+    trained: list[float] = []
+
+    def fit(regularizer: tr.Regularizer, _: object) -> None:
+        trained.append(regularizer.terms[0].penalty.strength)
+        optimizer = tr.ProximalOptimizer(
+            torch.optim.Adam(regularizer.model.parameters(), lr=0.01), regularizer
+        )
+        for _ in range(60):
+            optimizer.zero_grad()
+            closure(regularizer).backward()
+            optimizer.step()
+
+    grid = [0.1, 0.001, 0.01]
+    straight = network()
+    whole = tr.path(straight, lambda: closure(straight), strengths=grid, fit=fit)
+    assert trained == [0.001, 0.01, 0.1]
+    counts = [point.nonzero for point in whole]
+    assert counts == sorted(counts, reverse=True)
+
+    class Stopped(Exception):
+        pass
+
+    def interrupted(regularizer: tr.Regularizer, loss: object) -> None:
+        if regularizer.terms[0].penalty.strength > 0.05:
+            raise Stopped
+        fit(regularizer, loss)
+
+    file = tmp_path / "path.pt"
+    first = network()
+    with pytest.raises(Stopped):
+        tr.path(first, lambda: closure(first), strengths=grid, fit=interrupted, resume=file)
+    again = network()
+    trained.clear()
+    found = tr.path(again, lambda: closure(again), strengths=grid, fit=fit, resume=file)
+    assert trained == [0.1]
+    for a, b in zip(found, whole, strict=True):
+        assert all(torch.equal(a.state[name], b.state[name]) for name in a.state)
+    assert [file.name for file in tmp_path.iterdir()] == ["path.pt"]
+    with pytest.raises(ValueError, match="other strengths"):
+        tr.path(again, lambda: closure(again), strengths=[0.5], fit=fit, resume=file)
+
+
+def test_progress_is_one_line_a_point_and_off_by_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    x, y = table(load_diabetes)
+    regularizer, loss = tr.Regularizer(zeros(10), tr.L1(1.0)), tr.LeastSquares(x, y.double())
+    tr.path(regularizer, loss, points=3)
+    tr.path(regularizer, loss, points=3, progress=None)  # no terminal here
+    assert capsys.readouterr().err == ""
+    tr.path(regularizer, loss, points=3, progress=True)
+    assert [line.split(" ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        "1/3", "2/3", "3/3",
+    ]  # fmt: skip
+
+
+def test_it_says_what_is_wrong() -> None:
+    x, y = table(load_diabetes)
+    loss = tr.LeastSquares(x, y.double())
+    regularizer = tr.Regularizer(zeros(10), tr.L1(1.0))
+    with pytest.raises(ValueError, match="empty"):
+        tr.path(regularizer, loss, strengths=[])
+    with pytest.raises(ValueError, match="at least one point"):
+        tr.path(regularizer, loss, points=0)
+    with pytest.raises(ValueError, match="finite and at least 0"):
+        tr.path(regularizer, loss, strengths=[-1.0])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        tr.path(regularizer, loss, ratio=2.0)
+    with pytest.raises(ValueError, match="no finite strength"):
+        tr.critical_strength(tr.Regularizer(zeros(10), tr.L2(1.0)), loss)
+    with pytest.raises(ValueError, match="gradient vanishes"):
+        tr.critical_strength(regularizer, tr.LeastSquares(x, torch.zeros(len(x))))
+    with pytest.raises(TypeError, match="must know them"):
+        tr.cross_validate(regularizer, lambda: torch.zeros(()))  # type: ignore[arg-type]

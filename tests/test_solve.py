@@ -1,0 +1,222 @@
+"""The certified solver, beside outside solvers and its own certificates."""
+
+import copy
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from sklearn.linear_model import ElasticNet, Ridge
+from torch import Tensor, nn
+
+import torchreg as tr
+from tests.convex import fista
+from torchreg.solver.active import active_set
+from torchreg.solver.gap import duality_gap
+
+
+def table(load: object) -> tuple[Tensor, Tensor]:
+    x, y = load(return_X_y=True)  # type: ignore[operator]
+    x = torch.from_numpy(np.asarray(x, dtype=np.float64))
+    deviation = x.std(dim=0)
+    x = (x - x.mean(dim=0)) / torch.where(deviation > 0, deviation, 1.0)
+    return x, torch.from_numpy(y)
+
+
+def zeros(features: int, outputs: int = 1, *, bias: bool = True) -> nn.Linear:
+    model = nn.Linear(features, outputs, bias=bias, dtype=torch.float64)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_least_squares_agrees_with_scikit_learn(share: float, shift: float) -> None:
+    x, y = table(load_diabetes)
+    y = y.double() + shift
+    weight = torch.rand(len(y), dtype=torch.float64)
+    theirs = ElasticNet(2.0, l1_ratio=share, tol=1e-14, max_iter=100_000)
+    theirs.fit(x.numpy(), y.numpy(), sample_weight=weight.numpy())
+    model = zeros(x.shape[1])
+    regularizer = tr.Regularizer(model, tr.ElasticNet.from_alpha(2.0, share))
+    loss = tr.LeastSquares(x, y, sample_weight=weight)
+    found = tr.solve(regularizer, loss, tolerance=1e-9)
+    np.testing.assert_allclose(model.weight[0].detach(), theirs.coef_, atol=1e-6)
+    np.testing.assert_allclose(model.bias.item(), theirs.intercept_, rtol=1e-9)
+    certified = tr.stationarity(regularizer, lambda: loss(model)).residual
+    assert found.converged
+    assert certified <= 1e-8
+    assert found.gap is not None
+    assert found.gap <= 1e-6 * found.objective
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_multinomial_agrees_with_the_oracle(quick: bool) -> None:
+    from experiments.exactness import digits
+
+    x, y = digits()
+    optimum, weight = fista(5e-3, 0.0)
+    model = zeros(64, 10)
+    loss = tr.Logistic(x, y)
+    found = tr.solve(
+        tr.Regularizer(model, tr.L1(5e-3)), loss if quick else lambda: loss(model), tolerance=1e-7
+    )
+    assert found.converged
+    assert found.objective == pytest.approx(optimum, abs=1e-10)
+    torch.testing.assert_close(model.weight.detach(), weight, atol=1e-5, rtol=0)
+    assert torch.equal(model.weight == 0, weight == 0)
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_digits])
+def test_both_ways_and_their_certificates_agree(load: object) -> None:
+    x, y = table(load)
+    rows = torch.randperm(len(x))[:150]
+    loss = tr.Logistic(x[rows], y[rows])
+    for penalty in (tr.L1(0.02), tr.ElasticNet(0.02, 0.01), tr.L2(0.05)):
+        quick, slow = zeros(x.shape[1], loss.y.shape[1]), zeros(x.shape[1], loss.y.shape[1])
+        one = tr.solve(tr.Regularizer(quick, penalty), loss, tolerance=1e-9)
+        other = tr.solve(tr.Regularizer(slow, penalty), lambda: loss(slow), tolerance=1e-7)  # noqa: B023
+        assert one.objective == pytest.approx(other.objective, rel=1e-9)
+        assert one.gap is not None
+        assert -1e-12 <= one.gap <= 1e-7
+        torch.testing.assert_close(quick.weight, slow.weight, atol=2e-5, rtol=0)
+
+
+def test_the_gap_bounds_the_distance_from_the_optimum() -> None:
+    x, y = table(load_wine)
+    offset = torch.randn(len(y), 3, dtype=torch.float64)
+    loss = tr.Logistic(x, y, sample_weight=torch.rand(len(y)), offset=offset)
+    for l1, l2 in ((0.03, 0.0), (0.03, 0.01), (0.0, 0.02)):
+        model = zeros(13, 3)
+        best = tr.solve(tr.Regularizer(model, tr.ElasticNet(l1, l2)), loss, tolerance=1e-10)
+        for size in (0.0, 1e-3, 0.1):
+            noise = size * torch.randn_like(model.weight)
+            objective, gap = duality_gap(loss, model.weight.detach() + noise,
+                                         model.bias.detach(), l1, l2)  # fmt: skip
+            assert gap is not None
+            assert objective - best.objective <= gap + 1e-12
+
+
+def test_more_features_than_samples() -> None:
+    x = torch.randn(60, 400, dtype=torch.float64)
+    x[:, 7] = x[:, 3]  # a column twice: no unique solution, but one optimum
+    y = x[:, 3] * 3 - x[:, 50] + 0.1 * torch.randn(60, dtype=torch.float64) + 5
+    theirs = ElasticNet(0.05, l1_ratio=1.0, tol=1e-14, max_iter=1_000_000).fit(x, y)
+    optimum = 0.5 * np.mean((y.numpy() - theirs.predict(x)) ** 2) + 0.05 * abs(theirs.coef_).sum()
+    found = tr.solve(tr.Regularizer(zeros(400), tr.L1(0.05)), tr.LeastSquares(x, y))
+    assert found.objective == pytest.approx(optimum, rel=1e-9)
+    assert found.converged
+
+
+def test_ridge_has_its_closed_form() -> None:
+    x, y = table(load_diabetes)
+    theirs = Ridge(3.0 * len(y)).fit(x.numpy(), y.numpy())
+    model = zeros(10)
+    tr.solve(tr.Regularizer(model, tr.L2.from_weight_decay(3.0)), tr.LeastSquares(x, y.double()))
+    np.testing.assert_allclose(model.weight[0].detach(), theirs.coef_, atol=1e-6)
+
+
+def test_any_penalty_and_a_model_of_several_layers() -> None:
+    x, y = table(load_wine)
+    model = nn.Sequential(nn.Linear(13, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    regularizer = tr.Regularizer(
+        model, {"0.weight": tr.GroupLasso(0.02, groups=tr.columns), "2.weight": tr.L2(1e-2)}
+    )
+    found = tr.solve(regularizer, tr.Logistic(x, y), tolerance=1e-3)
+    assert found.converged
+    assert found.gap is None
+    residual = tr.stationarity(regularizer, lambda: nn.functional.cross_entropy(model(x), y))
+    assert residual.residual <= 1e-3
+
+
+def test_float32_comes_within_its_rounding() -> None:
+    x, y = table(load_breast_cancer)
+    wide, narrow = zeros(30), zeros(30).float()
+    best = tr.solve(tr.Regularizer(wide, tr.L1(0.01)), tr.Logistic(x, y))
+    found = tr.solve(tr.Regularizer(narrow, tr.L1(0.01)), tr.Logistic(x.float(), y))
+    assert found.converged
+    assert found.objective == pytest.approx(best.objective, rel=1e-6)
+
+
+def test_the_active_set_reaches_the_optimum_of_a_singular_quadratic() -> None:
+    a = torch.randn(15, 40, dtype=torch.float64)
+    h, q = a.T @ a, a.T @ torch.randn(15, dtype=torch.float64)
+    l1 = torch.full((40,), 0.5, dtype=torch.float64)
+    l1[0] = 0.0
+    b = active_set(h, q, l1, torch.zeros_like(q), tolerance=1e-10, eps=1e-16)
+    slope = h @ b - q
+    far = torch.where(b == 0, (slope.abs() - l1).clamp(min=0), (slope + l1 * b.sgn()).abs())
+    assert float(far.max()) < 1e-8
+
+
+def test_refit_lifts_the_shrinkage_and_keeps_the_zeros() -> None:
+    x, y = table(load_diabetes)
+    model = zeros(10)
+    regularizer, loss = tr.Regularizer(model, tr.L1(5.0)), tr.LeastSquares(x, y.double())
+    tr.solve(regularizer, loss)
+    kept = (model.weight[0] != 0).detach()
+    assert 0 < int(kept.sum()) < 10
+    tr.refit(regularizer, loss)
+    columns = torch.cat([x[:, kept], torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+    exact = torch.linalg.lstsq(columns, y.double().unsqueeze(1)).solution[:, 0]
+    torch.testing.assert_close(model.weight[0, kept], exact[:-1], atol=1e-6, rtol=0)
+    assert not bool(model.weight[0, ~kept].any())
+
+
+def test_polish_solves_the_last_layer_alone() -> None:
+    x, y = table(load_wine)
+    model = nn.Sequential(
+        nn.Linear(13, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Dropout(), nn.Linear(30, 3)
+    ).double()
+    before = copy.deepcopy(model.state_dict())
+    found = tr.polish(model, tr.L1(0.02), [(x[:100], y[:100]), (x[100:], y[100:])])
+    assert found.converged
+    assert model.training
+    model.eval()
+    head = tr.Regularizer(model[-1], tr.L1(0.02))
+    features = model[:-1](x).detach()
+    loss = nn.functional.cross_entropy(model[-1](features), y)
+    assert tr.stationarity(head, loss).residual < 1e-5
+    for name, tensor in model.state_dict().items():
+        assert name.startswith("4.") or torch.equal(tensor, before[name])
+
+
+def test_it_says_what_is_wrong() -> None:
+    x, y = table(load_wine)
+    model = zeros(13, 3)
+    regularizer = tr.Regularizer(model, tr.L1(1e-3))
+    with pytest.warns(tr.NotConverged, match="stopped before its tolerance"):
+        assert not tr.solve(regularizer, tr.Logistic(x, y), iterations=1).converged
+    with pytest.warns(tr.NotConverged):
+        tr.solve(regularizer, lambda: nn.functional.cross_entropy(model(x), y), iterations=2)
+    with pytest.raises(ValueError, match="not finite"):
+        tr.solve(regularizer, lambda: model.weight.sum() * float("nan"))
+    with pytest.raises(ValueError, match="finite"):
+        tr.LeastSquares(x * float("inf"), y.double())
+    with pytest.raises(ValueError, match="one class"):
+        tr.Logistic(x, torch.ones_like(y))
+    with pytest.raises(ValueError, match="one class"):
+        tr.Logistic(x, y, sample_weight=(y == 1).double())
+    with pytest.raises(ValueError, match="float64"):
+        tr.solve(tr.Regularizer(zeros(13, 3).float(), tr.L1(1e-3)), tr.Logistic(x, y))
+    with pytest.raises(ValueError, match="duality gap is known"):
+        tr.solve(regularizer, lambda: nn.functional.cross_entropy(model(x), y), gap=1e-6)
+    with pytest.raises(TypeError, match="Regularizer"):
+        tr.solve(tr.L1(0.1), tr.Logistic(x, y))  # type: ignore[arg-type]
+
+
+def test_the_objective_falls_along_the_rounds() -> None:
+    x, y = table(load_digits)
+    objectives = []
+    for rounds in (1, 2, 3, 4):
+        model = zeros(64, 10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", tr.NotConverged)
+            found = tr.solve(
+                tr.Regularizer(model, tr.L1(0.01)), tr.Logistic(x, y), iterations=rounds
+            )
+        objectives.append(found.objective)
+    assert all(after <= before for before, after in pairwise(objectives))

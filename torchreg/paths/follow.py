@@ -1,0 +1,213 @@
+"""A path: one certified solution per strength, each begun at the one before."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path as File
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchreg.certificate import stationarity
+from torchreg.paths.progress import Progress
+from torchreg.paths.strengths import critical_strength, grid, scaled
+from torchreg.regularizer import Regularizer
+from torchreg.solver.losses import SampleLoss
+from torchreg.solver.result import Solution
+from torchreg.solver.solver import solve
+
+Loss = Callable[[], Tensor] | SampleLoss
+Fit = Callable[[Regularizer, Any], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a path."""
+
+    strength: float
+    """The multiple of the penalties as they were given."""
+
+    loss: float
+    """The loss without the penalty."""
+
+    nonzero: int
+    """Penalised weights that are not exactly zero."""
+
+    solution: Solution
+    """Objective and certificate."""
+
+    state: dict[str, Tensor]
+    """The model's ``state_dict``, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """Solutions along a grid of strengths, in the order in which they were found."""
+
+    regularizer: Regularizer
+    points: tuple[Point, ...]
+    count: int
+    """The number of penalised weights."""
+
+    @property
+    def strengths(self) -> list[float]:
+        """The multiples of the penalties as they were given."""
+        return [point.strength for point in self.points]
+
+    def coefficients(self, name: str = "weight") -> Tensor:
+        """One parameter along the path: (points, ...)."""
+        return torch.stack([point.state[name] for point in self.points])
+
+    def load(self, index: int) -> None:
+        """Put a point's weights into the model."""
+        self.regularizer.model.load_state_dict(self.points[index].state)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self.points)
+
+    def __str__(self) -> str:
+        rows = [f"{'strength':>12}  {'loss':>12}  {'nonzero':>9}  {'residual':>9}"]
+        for p in self.points:
+            mark = "" if p.solution.converged else "  not converged"
+            rows.append(
+                f"{p.strength:>12.5g}  {p.loss:>12.6g}  {p.nonzero:>9,}  "
+                f"{p.solution.residual:>9.1e}{mark}"
+            )
+        return "\n".join([*rows, f"of {self.count:,} penalised weights"])
+
+
+def path(
+    regularizer: Regularizer,
+    loss: Loss,
+    *,
+    strengths: Sequence[float] | None = None,
+    points: int = 50,
+    ratio: float = 1e-2,
+    fit: Fit | None = None,
+    tolerance: float | None = None,
+    gap: float | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool | None = False,
+) -> Path:
+    """Solve loss + penalty at every strength of a grid, each from the solution before.
+
+    Without ``fit`` the problem is taken to be convex: the grid goes down from the critical
+    strength, where nothing is selected, and :func:`torchreg.solve` certifies every point. With
+    ``fit``, for networks, it goes up, dense to sparse: zeros that a network has lost cannot tell
+    whether they were wanted. Each point of a network is certified too, though seldom at rest.
+
+    Strengths are multiples of the penalties as they are: build them with strength 1,
+    ``L1(1.0)`` or ``ElasticNet.from_alpha(1.0, l1_ratio=0.5)``.
+
+    Args:
+        regularizer: the penalties and their model, which is left at the last point.
+        loss: as in :func:`torchreg.solve`; with ``fit``, the loss that certifies.
+        strengths: the grid, if not from the critical strength; sorted as told above.
+        points: of the grid.
+        ratio: the smallest strength of the grid over the largest.
+        fit: ``fit(regularizer, loss)`` trains the model, from where it is, at the strengths of
+            the regularizer that it is given. It sets its own seeds.
+        tolerance: as in :func:`torchreg.solve`.
+        gap: as in :func:`torchreg.solve`.
+        resume: a file that holds the points so far, written whole after each. Begun again with
+            the same grid, the path goes on after the last of them.
+        progress: print a line per point to standard error; None does where that is a terminal.
+
+    Raises:
+        ValueError: an empty grid, a negative or infinite strength, a file of another grid, or
+            what :func:`critical_strength` and :func:`torchreg.solve` raise.
+
+    Warns:
+        NotConverged: a point that stopped before its tolerance.
+
+    Example:
+        >>> import torchreg as tr
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(40, 6, dtype=torch.float64)
+        >>> model = torch.nn.Linear(6, 1, dtype=torch.float64)
+        >>> found = tr.path(tr.Regularizer(model, tr.L1(1.0)),
+        ...                 tr.LeastSquares(x, 3 * x[:, 0] - x[:, 4]), points=4)
+        >>> [point.nonzero for point in found]
+        [0, 2, 2, 2]
+
+    Source: J. Friedman, T. Hastie and R. Tibshirani, "Regularization paths for generalized
+    linear models via coordinate descent" (2010); for networks, I. Lemhadri et al., "LassoNet"
+    (2021), which goes from dense to sparse.
+    """
+    if strengths is None:
+        strengths = grid(critical_strength(regularizer, loss), points=points, ratio=ratio)
+    order = sorted((float(s) for s in strengths), reverse=fit is None)
+    if not order:
+        raise ValueError("the grid of strengths is empty: there is nothing to solve.")
+    if not all(0 <= s < float("inf") for s in order):
+        raise ValueError(f"strengths must be finite and at least 0, found {order}.")
+    model = regularizer.model
+    found = [] if resume is None else _read(File(resume), order)
+    if found:
+        model.load_state_dict(found[-1].state)
+    elif fit is None:
+        with torch.no_grad():
+            for parameter in regularizer.selection().values():
+                parameter.zero_()
+    shown = Progress(len(order), progress)
+    for strength in order[len(found) :]:
+        here = scaled(regularizer, strength)
+        if fit is None:
+            solution = solve(here, loss, tolerance=tolerance, gap=gap)
+        else:
+            fit(here, loss)
+            solution = _certify(here, loss, tolerance)
+        found.append(_point(regularizer, strength, solution, solution.objective - here().item()))
+        shown.tell(len(found), f"strength {strength:.4g}, {found[-1].nonzero:,} nonzero")
+        if resume is not None:
+            _write(File(resume), order, found)
+    total = sum(p.numel() for p in regularizer.selection().values())
+    return Path(regularizer, tuple(found), total)
+
+
+def _certify(regularizer: Regularizer, loss: Loss, tolerance: float | None) -> Solution:
+    """What :func:`torchreg.solve` would say of the model as it is now."""
+
+    def value() -> Tensor:
+        return loss(regularizer.model) if isinstance(loss, SampleLoss) else loss()
+
+    residual = stationarity(regularizer, value).residual
+    with torch.no_grad():
+        objective = float(value() + regularizer())
+    return Solution(objective, residual, None, 0, residual <= (tolerance or 0.1))
+
+
+def _point(regularizer: Regularizer, strength: float, solution: Solution, loss: float) -> Point:
+    state = {n: t.detach().cpu().clone() for n, t in regularizer.model.state_dict().items()}
+    nonzero = sum(int(p.detach().ne(0).sum()) for p in regularizer.selection().values())
+    return Point(strength, loss, nonzero, solution, state)
+
+
+def _read(file: File, order: list[float]) -> list[Point]:
+    if not file.exists():
+        return []
+    held = torch.load(file, weights_only=True)
+    if held["strengths"] != order:
+        raise ValueError(
+            f"{file} holds a path over {len(held['strengths'])} other strengths: delete it, or "
+            "give another file to resume from."
+        )
+    return [Point(**{**p, "solution": Solution(**p["solution"])}) for p in held["points"]]
+
+
+def _write(file: File, order: list[float], points: list[Point]) -> None:
+    """Write beside the file and put it in its place in one step."""
+    held = [{**vars(point), "solution": asdict(point.solution)} for point in points]
+    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    os.close(handle)
+    try:
+        torch.save({"strengths": order, "points": held}, beside)
+        os.replace(beside, file)
+    except BaseException:
+        File(beside).unlink(missing_ok=True)
+        raise

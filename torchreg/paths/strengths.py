@@ -1,0 +1,129 @@
+"""Strengths to try: from the one that zeroes everything, geometrically down."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchreg.penalties.base import Penalty
+from torchreg.regularizer import Regularizer, Term, fix_support
+from torchreg.schedule.strength import scale, strengths
+from torchreg.solver.losses import SampleLoss
+from torchreg.solver.solver import as_linear, solve
+
+
+def scaled(regularizer: Regularizer, factor: float) -> Regularizer:
+    """The same penalties on the same model, with every strength multiplied.
+
+    Nothing is shared but the model, so the given regularizer keeps its strengths.
+
+    Example:
+        >>> from torchreg import ElasticNet
+        >>> regularizer = Regularizer(torch.nn.Linear(3, 1), ElasticNet.from_alpha(1.0, 0.5))
+        >>> scaled(regularizer, 0.1).terms[0].penalty
+        ElasticNet(l1=0.05, l2=0.025)
+    """
+    result = copy.copy(regularizer)
+    result.terms = [Term(_times(term.penalty, factor), term.slots) for term in regularizer.terms]
+    return result
+
+
+def _times(penalty: Penalty, factor: float) -> Penalty:
+    result = copy.deepcopy(penalty)
+    scale(result, strengths(penalty), factor)
+    return result
+
+
+def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | SampleLoss) -> float:
+    """The smallest multiple of the penalties at which no penalised weight is kept (lambda max).
+
+    What is not penalised, an intercept for example, is fitted first with all penalised weights
+    at zero; forgetting that gives too large a number as soon as targets have a mean. The model
+    is left as it was found.
+
+    The unit: a multiple of the strengths as they are. Build the penalty with strength 1, as in
+    ``L1(1.0)`` or ``ElasticNet.from_alpha(1.0, l1_ratio=0.5)``, and the multiple is the strength.
+
+    Args:
+        regularizer: convex penalties, and their model.
+        loss: as in :func:`torchreg.solve`.
+
+    Raises:
+        ValueError: no finite multiple makes zero stationary (L2, a strength of 0), or every
+            multiple does.
+
+    Example:
+        >>> import torchreg as tr
+        >>> x, y = torch.eye(4, dtype=torch.float64), torch.tensor([104.0, 100.0, 100.0, 100.0])
+        >>> model = torch.nn.Linear(4, 1, dtype=torch.float64)
+        >>> critical_strength(tr.Regularizer(model, tr.L1(1.0)), tr.LeastSquares(x, y))
+        0.75
+    """
+    before = {p: p.detach().clone() for p in regularizer.model.parameters()}
+    try:
+        with torch.no_grad():
+            for parameter in regularizer.selection().values():
+                parameter.zero_()
+        if regularizer.unpenalised():
+            closed = as_linear(regularizer, loss) if isinstance(loss, SampleLoss) else None
+            bias = dict(regularizer.model.named_parameters()).get("bias")
+            if closed is not None and closed.intercept is not None and bias is not None:
+                assert isinstance(loss, SampleLoss)
+                with torch.no_grad():
+                    bias.copy_(loss.fit_intercept(loss.outputs(None, None)))
+            else:
+                solve(fix_support(regularizer), loss, tolerance=_tight(regularizer))
+        found = _critical(regularizer, loss)
+    finally:
+        with torch.no_grad():
+            for parameter, value in before.items():
+                parameter.copy_(value)
+    if not math.isfinite(found):
+        raise ValueError(
+            "no finite strength makes every penalised weight zero (L2 zeroes none, and a strength "
+            "of 0 stays 0): choose the strengths yourself, strengths=[...]."
+        )
+    if found == 0:
+        raise ValueError(
+            "the gradient vanishes where all penalised weights are zero, so they stay zero at "
+            "every strength: are the targets constant, or the features?"
+        )
+    return found
+
+
+def _critical(regularizer: Regularizer, loss: Callable[[], Tensor] | SampleLoss) -> float:
+    bound = [(p, penalty) for _, p, penalty in regularizer.items() if p.requires_grad]
+    with torch.enable_grad():
+        value = loss(regularizer.model) if isinstance(loss, SampleLoss) else loss()
+    gradients = torch.autograd.grad(value, [p for p, _ in bound], allow_unused=True)
+    largest = 0.0
+    for (_, penalty), gradient in zip(bound, gradients, strict=True):
+        if gradient is not None:
+            edge = penalty.critical_strength(gradient)
+            if edge > 0:
+                own = penalty.strength if not math.isinf(edge) else 0.0
+                largest = max(largest, edge / own if own else math.inf)
+    return largest
+
+
+def _tight(regularizer: Regularizer) -> float:
+    kinds = {p.dtype for p in regularizer.model.parameters()}
+    return 1e-5 if torch.float32 in kinds else 1e-10
+
+
+def grid(highest: float, *, points: int, ratio: float) -> list[float]:
+    """A geometric grid downward: ``highest`` first, ``ratio * highest`` last.
+
+    Example:
+        >>> grid(1.0, points=3, ratio=0.01)
+        [1.0, 0.1, 0.01]
+    """
+    if points < 1:
+        raise ValueError(f"a path needs at least one point, found points={points}.")
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio must be between 0 and 1, found {ratio}.")
+    if points == 1:
+        return [highest]
+    return [highest * ratio ** (i / (points - 1)) for i in range(points)]
