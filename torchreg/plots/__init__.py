@@ -13,9 +13,19 @@ except ImportError as error:
         'torchreg.plots needs matplotlib: pip install "torchreg-prox[experiments]"'
     ) from error
 
+from torchreg.plots.compaction import kept_channels
 from torchreg.plots.curves import training_curves
 from torchreg.plots.frontier import Points, frontier
 from torchreg.plots.inputs import input_map
+from torchreg.plots.path import regularization_path
 from torchreg.plots.weights import weight_histograms
 
-__all__ = ["Points", "frontier", "input_map", "training_curves", "weight_histograms"]
+__all__ = [
+    "Points",
+    "frontier",
+    "input_map",
+    "kept_channels",
+    "regularization_path",
+    "training_curves",
+    "weight_histograms",
+]

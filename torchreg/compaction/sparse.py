@@ -1,0 +1,130 @@
+"""Scattered zeros: linear layers that store only their nonzero weights, where that is faster."""
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchreg.compaction.running import Example, check_model, run_once
+
+
+class CSRLinear(nn.Module):
+    """A linear layer for inference whose weight is a sparse CSR matrix.
+
+    Args:
+        layer: the dense layer; its nonzero weights are copied.
+
+    Example:
+        >>> layer = nn.Linear(4, 3)
+        >>> _ = nn.init.eye_(layer.weight)
+        >>> sparse = CSRLinear(layer)
+        >>> sparse
+        CSRLinear(in_features=4, out_features=3, nonzero=3 of 12)
+        >>> x = torch.randn(2, 4)
+        >>> torch.allclose(sparse(x), layer(x))
+        True
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            weight = layer.weight.detach().to_sparse_csr()
+        bias = layer.bias
+        self.register_buffer("weight", weight)
+        self.register_buffer(
+            "bias", layer.weight.new_zeros(self.out_features) if bias is None else bias.detach()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        flat = x.reshape(-1, self.in_features)
+        out = torch.addmm(self.bias.unsqueeze(1), self.weight, flat.T).T
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Show the sizes and how many weights are left."""
+        size = self.in_features * self.out_features
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"nonzero={self.weight.values().numel():,} of {size:,}"
+        )
+
+
+class Measured(NamedTuple):
+    """One linear layer: its share of nonzero weights, and the seconds of a call either way."""
+
+    density: float
+    dense: float
+    sparse: float
+
+
+def to_csr(
+    model: nn.Module, example: Any, *, seconds: float = 0.1
+) -> tuple[nn.Module, dict[str, Measured]]:
+    """Store linear layers as sparse CSR matrices where that is faster, measured here and now.
+
+    For zeros that are scattered, which :func:`compact` cannot remove. Every linear layer that the
+    example passes through is timed on what it gets there, dense and sparse, and replaced if the
+    sparse one is faster; so pass an example of the batch size that will be used. It seldom pays
+    above a tenth of nonzero weights. The result is for inference on this kind of machine: its
+    layers cannot be trained, and its outputs differ by rounding.
+
+    Args:
+        model: in evaluation mode. It is left untouched.
+        example: an input as the model takes it.
+        seconds: how long each layer is timed, either way.
+
+    Returns:
+        A copy with the faster layers, and what was measured, by the name of each layer.
+
+    Raises:
+        TypeError, ValueError: as :func:`compact`.
+    """
+    check_model(model)
+    small = copy.deepcopy(model)
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs.setdefault(name, args[0].detach())
+
+        return hook
+
+    layers = {name: m for name, m in small.named_modules() if type(m) is nn.Linear and name}
+    hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    run_once(small, Example(example))
+    for hook in hooks:
+        hook.remove()
+    measured: dict[str, Measured] = {}
+    for name, x in inputs.items():
+        dense, sparse = layers[name], CSRLinear(layers[name]).eval()
+        density = sparse.weight.values().numel() / dense.weight.numel()
+        measured[name] = Measured(density, _time(dense, x, seconds), _time(sparse, x, seconds))
+        if measured[name].sparse < measured[name].dense:
+            small.set_submodule(name, sparse)
+    return small, measured
+
+
+def _time(layer: nn.Module, x: Tensor, seconds: float) -> float:
+    """The shortest of many calls: what else the machine does only makes them longer."""
+    wait = torch.accelerator.synchronize if x.device.type != "cpu" else lambda: None
+    shortest = float("inf")
+    with torch.no_grad():
+        layer(x)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or shortest == float("inf"):
+            wait()
+            start = time.perf_counter()
+            layer(x)
+            wait()
+            shortest = min(shortest, time.perf_counter() - start)
+    return shortest
