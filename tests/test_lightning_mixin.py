@@ -497,8 +497,15 @@ def test_penalised_parameters_that_come_too_late_are_refused() -> None:
 # An optimizer whose step size is not known ----------------------------------------------------
 
 
-def rmsprop(module: nn.Module) -> Optimizer:
-    return RMSprop(module.parameters(), lr=0.01)
+class ThirdParty(RMSprop):
+    """One with a step of its own, of which nothing is known."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def third_party(module: nn.Module) -> Optimizer:
+    return ThirdParty(module.parameters(), lr=0.01)
 
 
 def rms_metric(group: Any, _: Tensor, state: Any) -> tr.StepSize:
@@ -511,11 +518,11 @@ def test_the_metric_of_another_optimizer() -> None:
             return rms_metric(group, parameter, state)
 
     with pytest.raises(TypeError, match=r"give Proximal the method proximal_metric\(self, group"):
-        fit(Proximal(rmsprop))
-    module, expected = Told(rmsprop), Plain()
+        fit(Proximal(third_party))
+    module, expected = Told(third_party), Plain()
     fit(module)
     optimizer = tr.ProximalOptimizer(
-        rmsprop(expected), tr.Regularizer(expected, tr.L1(L1)), metric=rms_metric
+        third_party(expected), tr.Regularizer(expected, tr.L1(L1)), metric=rms_metric
     )
     for _ in range(2):
         for batch in data():

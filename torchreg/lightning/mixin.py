@@ -114,9 +114,8 @@ class RegularizedMixin:
     proximal_metric: Metric | None = None
     """In mode ``"proximal"``, the step size of every penalised optimizer, if it is no known one.
 
-    Write it as a method, ``proximal_metric(self, group, parameter, state)``; for RMSprop it
-    returns ``torchreg.StepSize(group["lr"], state["square_avg"].sqrt() + group["eps"])``. See
-    :class:`torchreg.ProximalOptimizer`.
+    Write it as a method, ``proximal_metric(self, group, parameter, state)``, that returns
+    a :class:`torchreg.StepSize`. See :class:`torchreg.ProximalOptimizer`.
     """
 
     _regularizer: Regularizer | None = None

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchreg.metrics import metric_of
-from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
 from torchreg.report import sparsity
 
@@ -52,6 +51,12 @@ class Penalise(Callback):
             raise TypeError(
                 "DeepSpeed keeps gradients and steps to itself, where no penalty can join them. "
                 "Use another strategy, such as 'ddp'."
+            )
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise TypeError(
+                "FSDPStrategy flattens the parameters into pieces without shape, on which no "
+                "penalty could tell a weight from a bias. Use ModelParallelStrategy, with "
+                "fully_shard in configure_model."
             )
         module._regularizer = None
         regularizer = module.regularizer
@@ -142,15 +147,7 @@ class Penalise(Callback):
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         fused = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
         scale = scaler.get_scale() if fused else 1.0
-        held = set(_parameters(optimizer))
-        for name, parameter, penalty in module.regularizer.items():
-            if parameter in held and parameter.grad is not None:
-                if parameter.grad.is_sparse:
-                    raise RuntimeError(
-                        f"{name} has a sparse gradient, and a penalty acts on all of its rows. Use "
-                        "sparse=False in the embedding, or leave it out of configure_regularizer."
-                    )
-                parameter.grad.add_(_subgradient(penalty, parameter), alpha=scale)
+        module.regularizer.add_gradients_(scale, parameters=_parameters(optimizer))
 
     def _check_counted(self, optimizer: Optimizer, *_: Any) -> None:
         if optimizer in self._counted:
@@ -207,6 +204,9 @@ class Penalise(Callback):
         """Leave the user's optimizers as they were."""
         for hook in self._hooks:
             hook.remove()
+        for optimizer in self._attached:
+            if isinstance(optimizer, ProximalOptimizer):
+                optimizer.release()
         self._hooks, self._attached, self._counted, self._module = [], set(), set(), None
 
 
@@ -220,19 +220,10 @@ def _check_metric(module: "RegularizedMixin", optimizer: Optimizer) -> None:
             f"no diagonal step size is known for {name}. If {name} moves each coordinate by a "
             f"known factor per unit of gradient, give {type(module).__name__} the method "
             "proximal_metric(self, group, parameter, state) that returns that factor, as it was "
-            "in the step just taken; for RMSprop: return torchreg.StepSize(group['lr'], "
-            "state['square_avg'].sqrt() + group['eps']). Otherwise use SGD, Adam or AdamW, or "
+            "in the step just taken, such as torchreg.StepSize(group['lr'], its denominator). "
+            "Otherwise use an optimizer of torch.optim whose step size is known, such as AdamW, or "
             "regularization = 'loss'."
         ) from error
-
-
-@torch.enable_grad()
-def _subgradient(penalty: Penalty, parameter: Tensor) -> Tensor:
-    w = parameter.detach().requires_grad_()
-    value = penalty.value(w)
-    if not value.requires_grad:  # constant where it is finite
-        return torch.zeros_like(w)
-    return torch.autograd.grad(value, w)[0]
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
