@@ -12,8 +12,8 @@ from torch import nn
 
 from experiments.data import DataError
 from experiments.flag_types import amount, count, fraction, positive, rate, share
+from experiments.penalties import GROUPED, GROUPS, JUMPING, SINGLE
 
-PENALTIES = ("none", "l1", "l2", "elasticnet")
 EPILOG = """\
 A run that was interrupted goes on where it stopped when the same command is given again, and
 ends with the same weights. A finished run is not repeated: --fresh sets it aside first.
@@ -38,7 +38,11 @@ class Flags(argparse.Namespace):
     model: str
     penalty: str
     strength: float
+    density: float | None
+    ramp: tuple[float, float, float]
+    multiply_adds: bool
     l2: float
+    groups: str
     where: list[str] | None
     mode: str
     optimizer: str
@@ -46,11 +50,7 @@ class Flags(argparse.Namespace):
     weight_decay: float
     momentum: float
     warmup: float
-    final_lr: float
     epochs: int
-    penalty_lr: float | None
-    dense_epochs: int
-    max_density: float
     debias_epochs: int
     debias_lr: float | None
     batch_size: int
@@ -88,17 +88,42 @@ def parser(
     group.add_argument("--model", choices=names, default=names[0], help="the network")
     group.add_argument(
         "--penalty",
-        choices=PENALTIES,
+        choices=("none", *SINGLE, "elasticnet", *GROUPED),
         default="l1",
-        help="l1*sum|w|, l2*sum(w^2), both, or none (dense)",
+        help="none is dense; the README has a table of the others",
     )
     group.add_argument(
         "--strength",
         type=amount,
         default=0.0,
-        help="l1, or l2 under --penalty l2; needed unless --penalty none",
+        help="l1, or l2 under --penalty l2, ...; or give --density",
+    )
+    group.add_argument(
+        "--density",
+        type=share,
+        help="bring the share of nonzero weights down to this, and hold it; no --strength needed",
+    )
+    group.add_argument(
+        "--ramp",
+        type=fraction,
+        nargs=3,
+        metavar=("BEGIN", "END", "HOLD"),
+        default=(0.05, 0.5, 0.75),
+        help="of --density, as shares of the epochs: when it starts to fall, has come down, and "
+        "from when the zeros stay and the penalty is lifted",
+    )
+    group.add_argument(
+        "--multiply-adds",
+        action="store_true",
+        help="count the multiply-adds of the nonzero weights under --density, not the weights",
     )
     group.add_argument("--l2", type=amount, default=0.0, help="l2 of --penalty elasticnet")
+    group.add_argument(
+        "--groups",
+        choices=("removable", *GROUPS),
+        default="removable",
+        help="of a group penalty; removable: what a smaller network can do without",
+    )
     group.add_argument(
         "--where",
         nargs="+",
@@ -124,25 +149,7 @@ def parser(
         "--momentum", type=fraction, default=0.9, help="of SGD (Nesterov); beta1 of Adam, AdamW"
     )
     group.add_argument("--warmup", type=amount, default=0.0, help="epochs of rising lr")
-    group.add_argument(
-        "--final-lr",
-        type=fraction,
-        default=0.0,
-        metavar="FRACTION",
-        help="where the cosine of the penalised epochs ends, as a part of the peak; above 0 it "
-        "keeps the zeros that a vanishing lr, which cannot bring weights back to zero, would lose",
-    )
     group.add_argument("--epochs", type=count, default=30, help="with the penalty")
-    group.add_argument("--penalty-lr", type=rate, help="peak lr there (default: --lr)")
-    group.add_argument(
-        "--dense-epochs", type=count, default=0, help="epochs without the penalty before them"
-    )
-    group.add_argument(
-        "--max-density",
-        type=share,
-        default=1.0,
-        help="before debiasing zero the smallest weights, until no larger share is nonzero",
-    )
     group.add_argument(
         "--debias-epochs",
         type=count,
@@ -187,37 +194,54 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
     dense, elastic = flags.penalty == "none", flags.penalty == "elasticnet"
     nothing = "do nothing under --penalty none: leave them out"
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    begin, end, hold = flags.ramp
     for refused, mend in (
-        (dense and (flags.strength or flags.l2), f"--strength and --l2 {nothing}"),
         (
-            not dense and not flags.strength,
-            f"--penalty {flags.penalty} needs a --strength above 0, such as 1e-4",
+            dense and (flags.strength or flags.l2 or flags.density),
+            f"--strength, --density and --l2 {nothing}",
         ),
+        (
+            not dense and not flags.strength and not flags.density,
+            f"--penalty {flags.penalty} needs a --strength above 0, such as 1e-4, or a --density",
+        ),
+        (
+            flags.strength and flags.density,
+            "--density finds the strength: leave --strength out",
+        ),
+        (flags.density == 1, "--density must be below 1; --penalty none is dense"),
+        (not begin <= end <= hold, "--ramp needs BEGIN <= END <= HOLD"),
+        (flags.multiply_adds and not flags.density, "--multiply-adds needs --density"),
         (
             flags.l2 and not elastic,
             "--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength",
         ),
         (elastic and not flags.l2, "--penalty elasticnet needs an --l2 above 0 (else it is l1)"),
+        (
+            flags.where and flags.penalty in GROUPED and flags.groups == "removable",
+            "--groups removable finds its own parameters: leave --where out, or give other groups",
+        ),
         (not flags.epochs, "--epochs must be at least 1"),
         (
-            dense and (flags.debias_epochs or flags.dense_epochs),
-            "--dense-epochs and --debias-epochs stand before and after epochs with a penalty; "
-            "under --penalty none give --epochs alone",
+            dense and flags.debias_epochs,
+            "--debias-epochs stand after epochs with a penalty; under --penalty none give --epochs "
+            "alone",
         ),
         (
-            dense and (flags.penalty_lr is not None or flags.final_lr),
-            f"--penalty-lr and --final-lr {nothing}",
+            (flags.debias_epochs or flags.density)
+            and (flags.penalty == "l2" or flags.mode == "loss"),
+            "--debias-epochs and --density need exact zeros, and neither --penalty l2 nor --mode "
+            "loss leaves any: leave it out",
         ),
         (
-            flags.debias_epochs and (flags.penalty == "l2" or flags.mode == "loss"),
-            "--debias-epochs holds exact zeros, and neither --penalty l2 nor --mode loss leaves "
-            "any: leave it out",
+            flags.mode == "loss" and flags.penalty in JUMPING,
+            f"--penalty {flags.penalty} has no useful gradient: use --mode proximal",
+        ),
+        (
+            flags.penalty in JUMPING and not flags.density,
+            f"--penalty {flags.penalty} makes every zero final, so its strength must rise slowly: "
+            "give --density, which sees to that",
         ),
         (flags.debias_lr and not flags.debias_epochs, "--debias-lr needs --debias-epochs"),
-        (
-            flags.max_density < 1 and not flags.debias_epochs,
-            "--max-density acts before debiasing: give --debias-epochs too",
-        ),
         (flags.limit == 1, "--limit must be at least 2: an image to train on, one to validate"),
         (absent.get(flags.device), f"--device {flags.device}: torch finds none here; give cpu"),
     ):

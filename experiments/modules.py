@@ -1,6 +1,7 @@
 """The networks as LightningModules: a dense baseline, and the same with a penalty."""
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import torchreg as tr
 from experiments.cli import Flags
+from experiments.penalties import GROUPED, GROUPS, SINGLE
 from torchreg.lightning import RegularizedMixin
 
 
@@ -23,7 +25,6 @@ class Classifier(pl.LightningModule):
         classes: how many.
         flags: optimizer and schedule.
         lr: at its peak.
-        final_lr: where its cosine ends, as a part of the peak.
         epochs: the length of the schedule.
     """
 
@@ -34,12 +35,11 @@ class Classifier(pl.LightningModule):
         flags: Flags,
         *,
         lr: float,
-        final_lr: float,
         epochs: int,
     ) -> None:
         super().__init__()
         self.model, self.flags, self.epochs = model, flags, epochs
-        self.lr, self.final_lr = lr, final_lr
+        self.lr = lr
         self.accuracies = nn.ModuleDict(
             {
                 f"{split}_accuracy": MulticlassAccuracy(classes, average="micro")
@@ -80,7 +80,7 @@ class Classifier(pl.LightningModule):
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / warm) if warm else 1.0
             fall = 0.5 * (1 + math.cos(math.pi * step / steps))
-            return rise * (self.final_lr + (1 - self.final_lr) * fall)
+            return rise * fall
 
         optimizer = make_optimizer(self.model, self.flags, self.lr)
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
@@ -100,27 +100,40 @@ class SparseClassifier(RegularizedMixin, Classifier):
 
     Args:
         held: hold the zeros that there are and penalise nothing else.
+        example: two images, for ``--groups removable``.
     """
 
-    def __init__(self, *args: Any, held: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, held: bool, example: Tensor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.held = held
+        self.held, self.example = held, example
         if self.flags.mode == "loss" and not held:
             self.regularization = "loss"
 
     def configure_regularizer(self) -> tr.Regularizer:
         """The penalty of the flags, or the zeros of the weights as they are now."""
-        regularizer = tr.Regularizer(self.model, make_penalty(self.flags), self.flags.where)
+        regularizer = make_regularizer(self.model, self.flags, self.example)
         return tr.fix_support(regularizer) if self.held else regularizer
 
 
-def make_penalty(flags: Flags) -> tr.Penalty:
-    """The penalty that the flags name."""
-    if flags.penalty == "l2":
-        return tr.L2(flags.strength)
+def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regularizer:
+    """The penalty that the flags name, bound to a model.
+
+    Args:
+        model: the network.
+        flags: the penalty, its strength, its groups, and where it acts.
+        example: a batch for the model, from which ``--groups removable`` follows the channels.
+    """
+    strength = flags.strength or 1.0  # under --density it only has to be positive
     if flags.penalty == "elasticnet":
-        return tr.ElasticNet(flags.strength, flags.l2)
-    return tr.L1(flags.strength)
+        return tr.Regularizer(model, tr.ElasticNet(strength, flags.l2), flags.where)
+    if flags.penalty in SINGLE:
+        return tr.Regularizer(model, SINGLE[flags.penalty](strength), flags.where)
+    make = partial(GROUPED[flags.penalty], strength)
+    if flags.groups in GROUPS:
+        return tr.Regularizer(model, make(groups=GROUPS[flags.groups]), flags.where)
+    device = next(model.parameters()).device
+    found = tr.removable_groups(model, example.to(device))
+    return tr.Regularizer(model, {name: make(groups=groups) for name, groups in found.items()})
 
 
 def make_optimizer(model: nn.Module, flags: Flags, lr: float) -> Optimizer:

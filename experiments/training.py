@@ -1,6 +1,7 @@
 """Train a classifier with a penalty, then train on without it: what every experiment shares.
 
-Phase one trains with the penalty for ``--epochs``. Phase two starts from its last weights, holds
+Phase one trains with the penalty for ``--epochs``; under ``--density`` its strength is found on
+the way, and the zeros stay as they are from some epoch on. Phase two starts from its last weights, holds
 their zeros and trains the others without the penalty (debiasing). Each phase has a cosine
 schedule and checkpoints of its own, so a run resumes inside either.
 """
@@ -26,7 +27,8 @@ from experiments.artifacts import WholeCheckpoints
 from experiments.cli import DivergedError, Flags
 from experiments.data import Batches, Images, Source, hold_out, read
 from experiments.modules import Classifier, SparseClassifier
-from torchreg.lightning import SparsityMonitor
+from torchreg.lightning import SparsityMonitor, TargetSparsity
+from torchreg.schedule import multiply_adds
 
 
 @dataclass(frozen=True)
@@ -160,23 +162,27 @@ def train(
             f"validation, not {flags.validation}: half of them at most"
         )
     model = task.model(task.source.classes).to(memory_format=torch.channels_last)
+    example = next(iter(Batches(images.at(slice(0, 2)), task.source, 2)))[0]
     phases: list[Phase] = []
-    for name, epochs, lr, final_lr in plan(flags):
-        options: dict[str, Any] = {"lr": lr, "final_lr": final_lr, "epochs": epochs}
+    for name, epochs, lr in plan(flags):
+        options: dict[str, Any] = {"lr": lr, "epochs": epochs}
         held = name == "debiased"
-        if held and flags.max_density < 1:
-            keep_largest(tr.select(model, flags.where), flags.max_density)
         module = (
             Classifier(model, task.source.classes, flags, **options)
             if name == "dense"
-            else SparseClassifier(model, task.source.classes, flags, held=held, **options)
+            else SparseClassifier(
+                model, task.source.classes, flags, held=held, example=example, **options
+            )
         )
         place = folder / name
+        callbacks = [Rows(name, report, quiet=quiet), SparsityMonitor(), *checkpoints(place)]
+        if name == "penalised":
+            callbacks += target(flags, model, example)
         trainer = make_trainer(
             flags,
             max_epochs=epochs,
             logger=[TensorBoardLogger(place, "tensorboard"), CSVLogger(place, "csv")],
-            callbacks=[Rows(name, report, quiet=quiet), SparsityMonitor(), *checkpoints(place)],
+            callbacks=callbacks,
         )
         device = trainer.strategy.root_device
         batches = Batches(
@@ -202,32 +208,25 @@ def train(
     return phases
 
 
-@torch.no_grad()
-def keep_largest(weights: Mapping[str, Tensor], density: float) -> None:
-    """Zero all but the largest weights, in place, until at most a share of them is nonzero.
-
-    Mini-batch noise keeps lifting weights off zero by small amounts, which the penalty cannot
-    bring back once the lr has vanished.
-    """
-    sizes = torch.cat([w.abs().flatten() for w in weights.values()])
-    kept = min(int(density * sizes.numel()), sizes.numel() - 1)
-    threshold = sizes.sort(descending=True).values[kept]
-    for w in weights.values():
-        w.masked_fill_(w.abs() <= threshold, 0.0)
-
-
-def plan(flags: Flags) -> list[tuple[str, int, float, float]]:
-    """The phases of a run: name, epochs, lr at its peak, and its end as a part of the peak."""
+def plan(flags: Flags) -> list[tuple[str, int, float]]:
+    """The phases of a run: name, epochs, and the lr at its peak."""
     if flags.penalty == "none":
-        return [("dense", flags.epochs, flags.lr, 0.0)]
-    penalty_lr = flags.lr if flags.penalty_lr is None else flags.penalty_lr
+        return [("dense", flags.epochs, flags.lr)]
     debias_lr = flags.lr if flags.debias_lr is None else flags.debias_lr
     phases = [
-        ("dense", flags.dense_epochs, flags.lr, 0.0),
-        ("penalised", flags.epochs, penalty_lr, flags.final_lr),
-        ("debiased", flags.debias_epochs, debias_lr, 0.0),
+        ("penalised", flags.epochs, flags.lr),
+        ("debiased", flags.debias_epochs, debias_lr),
     ]
     return [phase for phase in phases if phase[1]]
+
+
+def target(flags: Flags, model: nn.Module, example: Tensor) -> list[pl.Callback]:
+    """What ``--density`` asks for."""
+    if flags.density is None:
+        return []
+    begin, end, hold = flags.ramp
+    cost = multiply_adds(model, example) if flags.multiply_adds else None
+    return [TargetSparsity(flags.density, begin=begin, end=end, hold=hold, cost=cost)]
 
 
 def checkpoints(folder: Path) -> list[ModelCheckpoint]:

@@ -1,15 +1,20 @@
-"""Flags reach what they name: optimizers, phases, the cut before debiasing."""
+"""Flags reach what they name: optimizers, phases, penalties."""
 
-import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from experiments import mnist
+import torchreg as tr
+from experiments import cifar10, mnist
 from experiments.cli import Flags
-from experiments.modules import make_optimizer
-from experiments.training import keep_largest, plan
+from experiments.models import small_vgg
+from experiments.modules import make_optimizer, make_regularizer
+from experiments.penalties import GROUPED, SINGLE
+from experiments.training import plan
+
+MADE = {name: partial(make, groups=tr.filters) for name, make in GROUPED.items()}
 
 
 def flags(*more: str) -> Flags:
@@ -26,25 +31,30 @@ def test_momentum_and_decay_reach_the_optimizer(optimizer: str) -> None:
 
 
 def test_the_phases_have_their_own_epochs_and_rates() -> None:
-    asked = ["--lr", "0.1", "--epochs", "3", "--final-lr", "0.2"]
-    assert plan(flags(*asked)) == [("penalised", 3, 0.1, 0.2)]
-    more = ["--dense-epochs", "2", "--penalty-lr", "0.05", "--debias-epochs", "4"]
-    assert plan(flags(*asked, *more)) == [
-        ("dense", 2, 0.1, 0.0),
-        ("penalised", 3, 0.05, 0.2),
-        ("debiased", 4, 0.1, 0.0),
+    asked = ["--lr", "0.1", "--epochs", "3"]
+    assert plan(flags(*asked)) == [("penalised", 3, 0.1)]
+    assert plan(flags(*asked, "--debias-epochs", "4")) == [
+        ("penalised", 3, 0.1),
+        ("debiased", 4, 0.1),
     ]
+    more = ["--debias-epochs", "4", "--debias-lr", "0.05"]
+    assert plan(flags(*asked, *more)) == [("penalised", 3, 0.1), ("debiased", 4, 0.05)]
+    assert plan(mnist.parse(["--penalty", "none", "--epochs", "2"])[1]) == [("dense", 2, 2e-3)]
 
 
-@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 1.0])
-def test_the_largest_weights_are_kept_and_no_more_than_asked(density: float) -> None:
-    weights = {"a": torch.randn(7, 9), "b": torch.randn(40)}
-    before = torch.cat([w.flatten() for w in weights.values()])
-    keep_largest(weights, density)
-    after = torch.cat([w.flatten() for w in weights.values()])
-    kept = after != 0
-    assert kept.sum() <= math.ceil(density * len(before))
-    assert kept.sum() >= math.floor(density * len(before)) - 1
-    assert torch.equal(after[kept], before[kept])
-    if not kept.all():
-        assert before[kept].abs().min() > before[~kept].abs().max()
+@pytest.mark.parametrize("penalty", [*SINGLE, *GROUPED])
+@pytest.mark.parametrize("groups", ["removable", "filters", "input-channels"])
+def test_every_penalty_can_be_named(penalty: str, groups: str) -> None:
+    asked = cifar10.parse(
+        ["--penalty", penalty, "--density", "0.5", "--groups", groups]
+        if penalty != "l2"
+        else ["--penalty", penalty, "--strength", "1e-3"]
+    )[1]
+    model = small_vgg()
+    found = make_regularizer(model, asked, torch.zeros(2, 3, 32, 32))
+    assert {type(term.penalty) for term in found.terms} == {type((SINGLE | MADE)[penalty](1.0))}
+    weights = set(tr.select(model))
+    reached = set(found.selection())
+    # The first layer reads the pixels, which no smaller network could do without.
+    grouped = penalty in GROUPED and groups == "removable"
+    assert reached == (weights - {"conv1_1.weight"} if grouped else weights)
