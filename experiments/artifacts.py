@@ -89,7 +89,8 @@ def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -
     """
     name = f"{task}-{flags.model}-{flags.penalty}"
     if flags.penalty != "none":
-        name += f"-{flags.strength:g}" + (f"-{flags.l2:g}" if flags.l2 else "") + f"-{flags.mode}"
+        asked = f"{flags.strength:g}" if flags.strength else f"density-{flags.density:g}"
+        name += f"-{asked}" + (f"-{flags.l2:g}" if flags.l2 else "") + f"-{flags.mode}"
     folder = flags.out or Path("runs") / f"{name}-seed{flags.seed}"
     settings = {"task": task, **settings_of(flags)}
     aside = flags.fresh and folder.exists()

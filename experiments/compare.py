@@ -115,7 +115,9 @@ def _base(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     words = [run["task"]] * (len({other["task"] for other in runs}) > 1)
     words += [flags["model"], flags["penalty"]]
     if flags["penalty"] != "none":
-        words.append(f"{flags['strength']:g}")
+        # A density that was asked for, or what runs before --density was there have: a strength.
+        density = flags.get("density")
+        words.append(f"to {density:.1%}" if density else f"{flags['strength']:g}")
         words += [f"+ {flags['l2']:g}"] * bool(flags["l2"])
         words += ["in the loss"] * (flags["mode"] == "loss")
     return " ".join(words)

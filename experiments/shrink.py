@@ -1,7 +1,8 @@
 """Cut the zeroed channels out of a finished run: the smaller network, measured.
 
-    python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.15 --multiply-adds
-    python -m experiments.shrink runs/mnist-lenet-5-caffe-group-l0-0.15-proximal-seed0
+    python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.4 \\
+        --multiply-adds --out runs/lenet-5
+    python -m experiments.shrink runs/lenet-5
 
 Outputs of both networks are compared on every test image. What a run of ``--groups removable``
 leaves is what can go; scattered zeros stay.
@@ -40,7 +41,7 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not noted.exists() or last is None:
         raise FolderError(
             f"{folder} holds no trained run of these scripts. Train one first, such as "
-            "python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.15."
+            "python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.4."
         )
     flags = read_json(noted)
     model = MODELS[flags["model"]](SOURCES[flags["task"]].classes)

@@ -1,9 +1,9 @@
 """Train a classifier with a penalty, then train on without it: what every experiment shares.
 
 Phase one trains with the penalty for ``--epochs``; under ``--density`` its strength is found on
-the way, and the zeros stay as they are from some epoch on. Phase two starts from its last weights, holds
-their zeros and trains the others without the penalty (debiasing). Each phase has a cosine
-schedule and checkpoints of its own, so a run resumes inside either.
+the way, and the zeros stay as they are from some epoch on. Phase two starts from its last
+weights, holds their zeros and trains the others without the penalty (debiasing). Each phase has
+a cosine schedule and checkpoints of its own, so a run resumes inside either.
 """
 
 import logging

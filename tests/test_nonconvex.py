@@ -99,7 +99,7 @@ def test_other_bad_arguments_are_refused() -> None:
         (tr.L0, ()),
     ]:
         with pytest.raises(ValueError, match="must be a finite number of at least 0"):
-            kind(-0.1, *rest)  # type: ignore[operator]
+            kind(-0.1, *rest)
 
 
 def test_a_schedule_may_set_the_strength() -> None:

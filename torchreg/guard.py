@@ -12,9 +12,9 @@ class StepGuard:
     """A step hook on the wrapped optimizer that stops whatever would step past the wrapper.
 
     Such a step would leave the penalty out and tell nobody. It is stopped before anything
-    moves. The wrapper is held weakly: once it is gone or has released it, the optimizer is as free as before, and
-    so is a copy of the optimizer. A step at lr = 0, by which the distributed checkpoint makes
-    a cold optimizer's state, moves nothing and may pass.
+    moves. The wrapper is held weakly: once it is gone, or has released it, the optimizer is as
+    free as before, and so is a copy of the optimizer. A step at lr = 0, by which the distributed
+    checkpoint makes a cold optimizer's state, moves nothing and may pass.
     """
 
     def __init__(self) -> None:

@@ -282,7 +282,7 @@ class Logistic(SampleLoss):
     def conjugate(self, theta: Tensor) -> Tensor:
         """``f*(t) = sum_k p_k log p_k`` with ``p = y + t``, and of 1 - p for one output."""
         p = (self.y + theta).clamp(0, 1)
-        entropy = torch.special.entr(p)
+        entropy: Tensor = torch.special.entr(p)
         if theta.shape[1] == 1:
             entropy = entropy + torch.special.entr(1 - p)
         return -(entropy * self.share.unsqueeze(1)).sum()
