@@ -167,7 +167,8 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> Tensor
         target = weight.clone()
         target[outs, at] = new[:count].to(z.dtype)
         if not quadratic:
-            step = _step(local, z, shift, weight, target, float(slope @ (new - old)))
+            fall = float(gradient.reshape(-1) @ change.reshape(-1) + level @ move[count:])
+            step = _step(local, z, shift, weight, target, fall)
         weight = target if step == 1.0 else weight + step * (target - weight)
         z = z + step * shift
         if problem.intercept is not None:
