@@ -1,7 +1,7 @@
 """The networks as LightningModules: a dense baseline, and the same with a penalty."""
 
 import math
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy
 import torchreg as tr
 from experiments.cli import Flags
 from experiments.penalties import GROUPED, GROUPS, SINGLE
+from torchreg.groups import Grouping
 from torchreg.lightning import RegularizedMixin
+from torchreg.schedule import multiply_adds
 
 
 class Classifier(pl.LightningModule):
@@ -128,12 +130,18 @@ def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regu
         return tr.Regularizer(model, tr.ElasticNet(strength, flags.l2), flags.where)
     if flags.penalty in SINGLE:
         return tr.Regularizer(model, SINGLE[flags.penalty](strength), flags.where)
-    make = partial(GROUPED[flags.penalty], strength)
-    if flags.groups in GROUPS:
-        return tr.Regularizer(model, make(groups=GROUPS[flags.groups]), flags.where)
-    device = next(model.parameters()).device
-    found = tr.removable_groups(model, example.to(device))
-    return tr.Regularizer(model, {name: make(groups=groups) for name, groups in found.items()})
+    example = example.to(next(model.parameters()).device)
+    found: Mapping[str, Grouping] = (
+        dict.fromkeys(tr.select(model, flags.where), GROUPS[flags.groups])
+        if flags.groups in GROUPS
+        else tr.removable_groups(model, example)
+    )
+    # A budget of multiply-adds is spent best where each of them is as dear as any other.
+    price = multiply_adds(model, example) if flags.multiply_adds else dict.fromkeys(found, 1.0)
+    make = GROUPED[flags.penalty]
+    return tr.Regularizer(
+        model, {name: make(strength * price[name], groups=group) for name, group in found.items()}
+    )
 
 
 def make_optimizer(model: nn.Module, flags: Flags, lr: float) -> Optimizer:

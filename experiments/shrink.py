@@ -1,8 +1,7 @@
 """Cut the zeroed channels out of a finished run: the smaller network, measured.
 
-    python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.4 \\
-        --multiply-adds --out runs/lenet-5
-    python -m experiments.shrink runs/lenet-5
+    python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.4 --out runs/a
+    python -m experiments.shrink runs/a
 
 Outputs of both networks are compared on every test image. What a run of ``--groups removable``
 leaves is what can go; scattered zeros stay.

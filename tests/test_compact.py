@@ -57,9 +57,12 @@ def compacted(model: nn.Module, example: Any, inputs: Iterable[Tensor]) -> tuple
     wide, narrow = copy.deepcopy(model).double(), copy.deepcopy(small).double()
     with torch.no_grad():
         for x in inputs:
-            torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)
+            exact = wide(x.double())
+            # Of a deep network float32 itself is off by more than 1e-5: no more than that twice.
+            own = float((model(x) - exact).abs().max())
+            torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=max(1e-5, 2 * own))
             # A constant that was moved into a bias is rounded as the bias is.
-            torch.testing.assert_close(narrow(x.double()), wide(x.double()), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(narrow(x.double()), exact, rtol=1e-6, atol=1e-6)
     assert report.difference[1] <= 1e-9
     # Every zero that is left is told, and nothing else is.
     assert report.parameters.after == sum(p.numel() for p in small.parameters())
@@ -108,7 +111,6 @@ def test_networks_of_the_experiments(
         ("resnet18", 64, 0.5),
         ("mobilenet_v3_small", 64, 0.6),
         ("densenet121", 32, 0.65),
-        ("shufflenet_v2_x0_5", 64, 0.99),
         ("googlenet", 64, 0.6),
     ],
 )
@@ -117,6 +119,14 @@ def test_networks_of_torchvision(name: str, size: int, kept: float) -> None:
     model = zero_inputs(alive(getattr(torchvision.models, name)(**extra)))
     _, report = compacted(model, torch.randn(1, 3, size, size), images(2, 3, size, size))
     assert report.parameters.kept < kept
+
+
+def test_a_network_that_cannot_be_followed_is_an_error_and_stays_as_it_is() -> None:
+    model = zero_inputs(alive(torchvision.models.shufflenet_v2_x0_5()))
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="torch-pruning could not follow ShuffleNetV2"):
+        tr.compact(model, torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
 
 
 @pytest.mark.slow
