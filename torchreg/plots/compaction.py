@@ -41,5 +41,6 @@ def kept_channels(layers: Mapping[str, tuple[float, float]]) -> Figure:
     axes.set_xticks([0, 0.5, 1], ["0", "half", "all"])
     axes.set_xlabel("output channels kept", fontsize=10, color=INK)
     tidy(axes)
+    axes.grid(visible=False)  # its lines would run through the numbers
     axes.tick_params(axis="y", labelsize=8)
     return figure
