@@ -11,16 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 2**16
-"""Numbers in a block, per thread: the best of 2^14 to 2^18 on a core with 1 MiB of cache."""
+BLOCK = 2**17
+"""Numbers in a block, per thread, for a chain of operations that makes some four temporaries."""
+
+LONGER = 2
+"""How much longer a block may be where there is one temporary, or none: fewer calls."""
 
 
-def blocks(w: Tensor, beside: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def blocks(
+    w: Tensor, beside: Mapping[str, Any], *, times: int = 1
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Go through a tensor in parts that share its memory, each with the same part of others.
 
     Args:
         w: any shape and strides.
         beside: anything by name. Tensors shaped like w are cut as w is; all else is passed on.
+        times: how many times as long as :data:`BLOCK` a part is.
 
     Yields:
         A part of w, and ``beside`` with the parts of its tensors. A part is 1-d, or all of w
@@ -34,7 +40,7 @@ def blocks(w: Tensor, beside: Mapping[str, Any]) -> Iterator[tuple[Tensor, dict[
         >>> w
         tensor([3., 4., 5., 6.])
     """
-    size = BLOCK * torch.get_num_threads()
+    size = times * BLOCK * torch.get_num_threads()
     if w.device.type != "cpu" or w.numel() <= size:
         yield w, dict(beside)
         return

@@ -129,7 +129,8 @@ def as_metric(metric: object) -> Metric:
 def as_step(found: object, penalty: Penalty, parameter: Tensor, *, trusted: bool) -> float | Tensor:
     """Turn what a metric returned into a step size for a penalty's proximal map."""
     if isinstance(found, StepSize):
-        found = found.bounded(penalty.slope(parameter))
+        bare = found.denominator is None  # then there is nothing to hold a slope against
+        found = found.scale if bare else found.bounded(penalty.slope(parameter))
     if not isinstance(found, Tensor | float | int):
         raise TypeError(
             f"metric returned {found!r}; expected a float, a tensor shaped like the parameter or a "

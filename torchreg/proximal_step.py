@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from torchreg import checks, distributed, fused
-from torchreg.blocks import blocks
-from torchreg.metrics import Metric, is_elementwise, is_known
+from torchreg.blocks import LONGER, blocks
+from torchreg.metrics import Metric, is_elementwise, is_known, is_uniform
 from torchreg.penalties.base import Penalty
 
 
@@ -44,6 +44,11 @@ def proximal_step_(
     state = {name: view(value) for name, value in state.items()}
     strengths = penalty.elastic_net if compile else None
     if strengths and fused.proximal_step_(metric, strengths, group, w, state):
+        return
+    if is_uniform(metric):
+        step = checks.as_step(metric(group, w, state), penalty, w, trusted=True)
+        for part, _ in blocks(w, {}, times=LONGER):
+            penalty.prox_(part, step)
         return
     for part, beside in blocks(w, state):
         step = checks.as_step(metric(group, part, beside), penalty, part, trusted=True)

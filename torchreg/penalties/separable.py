@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchreg import prox
-from torchreg.blocks import blocks
+from torchreg.blocks import LONGER, blocks
 from torchreg.penalties.base import Penalty, Strength, accumulation_dtype, as_strength, check_step
 
 
@@ -22,7 +22,7 @@ def _sum_squares(w: Tensor) -> Tensor:
 
 def _add_gradient_(w: Tensor, grad: Tensor, l1: float, l2: float) -> None:
     """Add ``l1 * sign(w) + 2 * l2 * w``, with a sign of 0 at 0."""
-    for part, beside in blocks(w.detach(), {"grad": grad}):
+    for part, beside in blocks(w.detach(), {"grad": grad}, times=LONGER):
         if l1 > 0:
             beside["grad"].add_(part.sgn(), alpha=l1)
         if l2 > 0:
