@@ -31,7 +31,7 @@ def shrink_groups(w: Tensor, threshold: Tensor) -> Tensor:
         tensor([[2.4000, 3.2000],
                 [0.0000, 0.0000]])
         >>> shrink_groups(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
-        tensor([[2.4239, 4.0000]])
+        tensor([[2.4740, 4.0000]])
 
     Source: the secular equation of trust regions, J. Moré and D. Sorensen, "Computing a trust
     region step" (1983); for group norms in a diagonal metric T. Deleu and Y. Bengio,
