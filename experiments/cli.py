@@ -39,7 +39,7 @@ class Flags(argparse.Namespace):
     penalty: str
     strength: float
     density: float | None
-    ramp: tuple[float, float, float]
+    ramp: list[float]
     multiply_adds: bool
     l2: float
     groups: str
@@ -108,7 +108,7 @@ def parser(
         type=fraction,
         nargs=3,
         metavar=("BEGIN", "END", "HOLD"),
-        default=(0.05, 0.5, 0.75),
+        default=[0.05, 0.5, 0.75],
         help="of --density, as shares of the epochs: when it starts to fall, has come down, and "
         "from when the zeros stay and the penalty is lifted",
     )

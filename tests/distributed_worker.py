@@ -93,7 +93,8 @@ def penalties() -> dict[str, tr.Penalty]:
     return {
         "first.weight": tr.L1(L1),
         "second.weight": Weighted(7, 10),
-        "head.*": tr.ElasticNet(L1, L2),  # the bias too
+        "head.weight": tr.GroupLasso(L1, tr.rows),
+        "head.bias": tr.ElasticNet(L1, L2),
     }
 
 

