@@ -74,8 +74,9 @@ def to_csr(
 
     For zeros that are scattered, which :func:`compact` cannot remove. Every linear layer that the
     example passes through is timed on what it gets there, dense and sparse, and replaced if the
-    sparse one is faster; so pass an example of the batch size that will be used. It seldom pays
-    above a tenth of nonzero weights. The result is for inference on this kind of machine: its
+    sparse one is faster; so pass an example of the batch size that will be used. On one
+    core of a server, with 512 to 2,048 units, it pays below a tenth of nonzero weights at batch 1
+    and below a fifth at batch 128. The result is for inference on this kind of machine: its
     layers cannot be trained, and its outputs differ by rounding.
 
     Args:
