@@ -4,7 +4,7 @@ import math
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchreg.groups import Grouping
 from torchreg.penalties.group import Grouped, norms, smallest
@@ -155,24 +155,26 @@ class GroupMCP(Grouped):
             norm = factor.mul_(square).sum(dim=1, keepdim=True).sqrt()
             return v * norm < single.derivative(norm)
 
-        place = torch.zeros_like(top)
-        least = cost(place)
-        for k in range(1, SCAN):
-            here = torch.full_like(place, k / (SCAN - 1))
-            found = cost(here)
-            place, least = torch.where(found < least, here, place), torch.minimum(least, found)
-        forward = falling(place)
-        a = torch.where(forward, place, (place - 1 / (SCAN - 1)).clamp(min=0))
-        b = torch.where(forward, (place + 1 / (SCAN - 1)).clamp(max=1), place)
-        for _ in range(round(-math.log2(finfo.eps))):  # to the last digit
-            middle = (a + b) / 2
-            further = falling(middle)
-            a, b = torch.where(further, middle, a), torch.where(further, b, middle)
-        v, _ = shrinkage(b)
-        best = w / (1 + v * finite)
+        places = [torch.full_like(top, k / (SCAN - 1)) for k in range(SCAN)]
+        costs = torch.cat([cost(place) for place in places], dim=1)
+        beside = nn.functional.pad(costs, (1, 1), value=torch.inf)
+        valleys = costs.where((costs <= beside[:, :-2]) & (costs <= beside[:, 2:]), torch.inf)
+        best, least = w, torch.full_like(top, torch.inf)
+        # Two valleys may be as deep to the eye: the deepest two are followed to their ground.
+        for chosen in valleys.topk(2, dim=1, largest=False).indices.split(1, dim=1):
+            place = chosen.to(top.dtype) / (SCAN - 1)
+            forward = falling(place)
+            a = torch.where(forward, place, (place - 1 / (SCAN - 1)).clamp(min=0))
+            b = torch.where(forward, (place + 1 / (SCAN - 1)).clamp(max=1), place)
+            for _ in range(round(-math.log2(finfo.eps))):  # to the last digit
+                middle = (a + b) / 2
+                further = falling(middle)
+                a, b = torch.where(further, middle, a), torch.where(further, b, middle)
+            found = cost(b)
+            best = torch.where(found < least, w / (1 + shrinkage(b)[0] * finite), best)
+            least = torch.minimum(least, found)
         flat = single.rho(norms(w))
         lost = torch.where(square == 0, 0.0, square / (2 * step)).sum(dim=1, keepdim=True)
-        least = cost(b)
         best = torch.where(flat <= least, w, best)
         return torch.where(lost <= torch.minimum(flat, least), 0.0, best)
 
