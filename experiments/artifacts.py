@@ -21,7 +21,9 @@ from experiments.results import read_json, table, write_bytes, write_json, write
 
 # Flags that may differ when a run goes on: they name places, or this very call.
 _ELSEWHERE = {"data_dir", "out", "fresh", "device"}
-_PHASES = ("dense", "penalised", "debiased")
+PHASES = ("dense", "penalised", "debiased")
+"""The folders that a run may leave, in the order in which they are trained."""
+
 # What is read of a checkpoint, and of a result.
 _STATE = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "rows"}
 _RESULT = {"task": str, "flags": dict, "phases": dict}
@@ -122,7 +124,7 @@ def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -
 
 def _begun(folder: Path) -> bool:
     return (folder / "result.json").exists() or any(
-        (folder / phase / "last.ckpt").exists() for phase in _PHASES
+        (folder / phase / "last.ckpt").exists() for phase in PHASES
     )
 
 

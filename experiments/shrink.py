@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import torchreg as tr
 from experiments import cifar10, cli, mnist
-from experiments.artifacts import WholeCheckpoints
+from experiments.artifacts import PHASES, WholeCheckpoints
 from experiments.cli import FolderError
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE, MNIST_SOURCE, Batches, read
 from experiments.results import read_json, table, write_bytes, write_figure, write_json, write_text
@@ -35,7 +35,7 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         FolderError: no run of these scripts, or one that has trained nothing yet.
     """
     noted = folder / "settings.json"
-    phases = [folder / phase / "last.ckpt" for phase in ("debiased", "penalised", "dense")]
+    phases = [folder / phase / "last.ckpt" for phase in reversed(PHASES)]
     last = next((path for path in phases if path.exists()), None)
     if not noted.exists() or last is None:
         raise FolderError(
@@ -105,7 +105,7 @@ def shrink(folder: Path, data_dir: Path, *, seconds: float = 2.0) -> dict[str, A
     return {"told": told, **result}
 
 
-def summary(result: dict[str, Any], *, markdown: bool = False) -> str:
+def summary(result: dict[str, Any]) -> str:
     """Before and after, as a table."""
     pairs = {
         "test error": [result["test_error"], result["test_error_small"]],
@@ -122,7 +122,7 @@ def summary(result: dict[str, Any], *, markdown: bool = False) -> str:
         form = "{:.2%}" if name == "test error" else "{:.3g}" if "ms" in name else "{:,.0f}"
         ratio = "" if name == "test error" else f"{after / before:.1%}"
         rows.append([name, form.format(before), form.format(after), ratio])
-    return table(["", "before", "after", "left"], rows, markdown=markdown)
+    return table(["", "before", "after", "left"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

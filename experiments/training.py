@@ -101,7 +101,7 @@ class Rows(pl.Callback):
 
 def diverged(phase: str, epoch: int, found: str) -> DivergedError:
     """The error of an epoch whose numbers are not finite, raised before it is kept."""
-    own = {"penalised": " (or --penalty-lr)", "debiased": " (or --debias-lr)"}.get(phase, "")
+    own = " (or --debias-lr)" if phase == "debiased" else ""
     return DivergedError(
         f"training diverged in epoch {epoch} of the {phase} weights (the {found}). Give a lower "
         f"--lr{own}, and --fresh, which sets the epochs before aside."
