@@ -76,11 +76,12 @@ class Part(NamedTuple):
     densities: Sequence[float]
     shifts: Sequence[int]
     seeds: Sequence[int]
+    epochs: int
 
 
 PLAN = {
-    "lenet-300-100": Part((0.04, 0.015, 0.01), (0, 2), range(5)),
-    "lenet-5-caffe": Part((0.01, 0.005), (0,), range(3)),
+    "lenet-300-100": Part((0.04, 0.015, 0.01), (0, 2), range(5), 60),
+    "lenet-5-caffe": Part((0.01, 0.005), (0,), range(3), 40),
 }
 
 
@@ -188,7 +189,8 @@ def _with_dropout(model: nn.Module) -> tuple[nn.Sequential, list[nn.Dropout]]:
             dropouts.append(nn.Dropout(0.0))
             layers[f"drop_{name}"] = dropouts[-1]
         layers[name] = layer
-    return nn.Sequential(layers), dropouts
+    # The layout of the batches, in which convolutions take half the time on a CPU.
+    return nn.Sequential(layers).to(memory_format=torch.channels_last), dropouts
 
 
 def run(setting: Setting, out: Path, data_dir: Path, limit: int | None = None) -> dict[str, Any]:
@@ -263,7 +265,7 @@ def _refuse_other(found: dict[str, Any], recipe: Recipe, folder: Path) -> None:
 def plan(flags: argparse.Namespace) -> list[Setting]:
     """The runs asked for: seed by seed, so that every setting soon has one."""
     found = [
-        Setting(model, density, shift, seed, flags.epochs, flags.validate)
+        Setting(model, density, shift, seed, flags.epochs or whole.epochs, flags.validate)
         for model, whole in PLAN.items()
         for density in flags.density or whole.densities
         for shift in (whole.shifts if flags.shift is None else flags.shift)
@@ -284,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--density", type=share, nargs="+", help="nonzero / all weights")
     made.add_argument("--shift", type=count, nargs="+", help="of images, in pixels each way")
     made.add_argument("--seed", type=count, nargs="+")
-    made.add_argument("--epochs", type=positive, default=60)
+    made.add_argument("--epochs", type=positive, help="default: 60, or 40 of LeNet-5-Caffe")
     made.add_argument("--validate", action="store_true", help="hold images out; leave the test be")
     made.add_argument("--limit", type=positive, help="train on so many images only: a trial")
     made.add_argument("--data-dir", type=Path, default=Path("data"))

@@ -1,0 +1,127 @@
+"""The frontier script: lands on the density, resumes to the same weights, reads the test once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import frontier
+from experiments.data import Images, Source, read
+from experiments.results import read_json
+from tests.datasets import write_mnist
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_mnist(folder, train=1200)
+    return folder
+
+
+def run(data: Path, out: Path, *more: str, model: str = "lenet-300-100") -> None:
+    flags = ["--data-dir", str(data), "--out", str(out), "--model", model, "--epochs", "7"]
+    frontier.main([*flags, "--density", "0.04", "--seed", "0", *more])
+
+
+def folders(out: Path) -> Sequence[Path]:
+    return sorted(path.parent for path in out.glob("*/seed*/result.json"))
+
+
+@pytest.fixture
+def splits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Which split was read, in order: True is the training images."""
+    found: list[bool] = []
+
+    def noted(source: Source, data_dir: Path, *, train: bool) -> Images:
+        found.append(train)
+        return read(source, data_dir, train=train)
+
+    monkeypatch.setattr(frontier, "read", noted)
+    return found
+
+
+@pytest.mark.parametrize("model", list(frontier.PLAN))
+def test_a_run_lands_on_its_density_and_is_not_repeated(
+    model: str,
+    data: Path,
+    tmp_path: Path,
+    splits: list[bool],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(data, tmp_path, "--shift", "0", model=model)
+    (folder,) = folders(tmp_path)
+    found = read_json(folder / "result.json")
+    assert found["density"] == pytest.approx(0.04, rel=0.02)
+    kept = torch.load(folder / "model.pt", weights_only=True)
+    weights = {n: int(w.count_nonzero()) for n, w in kept.items() if n.endswith("weight")}
+    assert sum(weights.values()) == found["nonzero"] == sum(found["by_layer"].values())
+    assert found["error"] < 0.5  # of ten classes that differ plainly
+    assert splits == [True, False]
+    run(data, tmp_path, "--shift", "0", model=model)
+    assert splits == [True, False]
+    assert (tmp_path / f"{model}.png").read_bytes().startswith(b"\x89PNG")
+    header, line = (tmp_path / "table.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), line.split(","), strict=True))["error"] == str(
+        found["error"]
+    )
+    assert f"{found['nonzero']:,} of {found['weights']:,}" in capsys.readouterr().out
+
+
+def test_a_validation_run_leaves_the_test_images_be(
+    data: Path, tmp_path: Path, splits: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, tmp_path, "--shift", "2", "--validate", "--epochs", "1")
+    assert splits == [True]
+    assert "validation error %" in capsys.readouterr().out
+    assert not (tmp_path / "table.csv").exists()
+
+
+def test_an_interrupted_run_ends_where_an_unbroken_one_does(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, tmp_path / "whole", "--shift", "2")
+    epoch = frontier.Training.run_epoch
+
+    def cut(training: frontier.Training) -> float:
+        if training.epoch == 6:  # one epoch after the checkpoint
+            raise KeyboardInterrupt
+        return epoch(training)
+
+    monkeypatch.setattr(frontier.Training, "run_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "cut", "--shift", "2")
+    assert not folders(tmp_path / "cut")
+    monkeypatch.setattr(frontier.Training, "run_epoch", epoch)
+    run(data, tmp_path / "cut", "--shift", "2")
+    (one,), (other,) = folders(tmp_path / "whole"), folders(tmp_path / "cut")
+    whole, resumed = (torch.load(f / "model.pt", weights_only=True) for f in (one, other))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not (other / "last.ckpt").exists()
+
+
+def test_a_run_by_another_recipe_is_left_alone(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(data, tmp_path, "--shift", "0", "--epochs", "1")
+    (folder,) = folders(tmp_path)
+    before = (folder / "result.json").read_bytes()
+    recipes = {which: replace(recipe, lr=0.5) for which, recipe in frontier.RECIPES.items()}
+    monkeypatch.setattr(frontier, "RECIPES", recipes)
+    run(data, tmp_path, "--shift", "0", "--epochs", "1")
+    assert "holds a run by another recipe" in capsys.readouterr().out
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_before_it_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {which: replace(recipe, lr=1e30) for which, recipe in frontier.RECIPES.items()}
+    monkeypatch.setattr(frontier, "RECIPES", recipes)
+    with pytest.raises(SystemExit):
+        frontier.told(lambda: run(data, tmp_path, "--shift", "0"))
+    assert not folders(tmp_path)
