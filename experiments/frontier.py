@@ -97,7 +97,7 @@ def run(setting: Setting, out: Path, data_dir: Path, limit: int | None = None) -
                 packed = io.BytesIO()
                 torch.save(training.state_dict(), packed)
                 write_bytes(checkpoint, packed.getvalue())
-        counted = tr.sparsity(training.regularizer)
+        counted = tr.sparsity(training.result)
         made = {
             "setting": asdict(setting),
             "recipe": asdict(recipe),
@@ -113,9 +113,10 @@ def run(setting: Setting, out: Path, data_dir: Path, limit: int | None = None) -
             "torch": torch.__version__,
             "machine": platform.machine(),
         }
+        packed = io.BytesIO()
+        torch.save(training.result.state_dict(), packed)
+        write_bytes(folder / "model.pt", packed.getvalue())
         write_json(result, made)
-        torch.save({n: w.detach() for n, w in training.model.state_dict().items()},
-                   folder / "model.pt")  # fmt: skip
         checkpoint.unlink(missing_ok=True)
     return made
 

@@ -33,8 +33,10 @@ class Recipe:
     """From where the support is fixed."""
     every: int = 16
     """The strength is found anew at every so many steps."""
-    smoothing: float = 0.0
-    """Label smoothing."""
+    average: float = 0.85
+    """From where the weights are averaged, one in ``every`` steps."""
+    last_lr: float = 0.1
+    """Where the cosine ends, as a share of the lr."""
     input_dropout: float = 0.0
     dropout: float = 0.0
     """Of the hidden units, at first; it falls to 0 with the density."""
@@ -58,6 +60,10 @@ class Setting:
         return f"{name}{'-validate' * self.validate}/seed{self.seed}"
 
 
+PARTS = ("model", "optimizer", "scheduler", "target", "average")
+"""Of a training, what a checkpoint holds the state of."""
+
+
 class Training:
     """The network of a run, and all that its training changes."""
 
@@ -72,7 +78,11 @@ class Training:
         self.regularizer = tr.Regularizer(self.model, tr.L0(1.0))
         adam = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, fused=True)
         self.optimizer = tr.ProximalOptimizer(adam, self.regularizer)
-        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, self.steps)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, self.steps, eta_min=recipe.last_lr * recipe.lr
+        )
+        # The support is fixed by then, so the average has the same zeros.
+        self.average = torch.optim.swa_utils.AveragedModel(self.model)
         self.target = tr.TargetSparsity(
             self.optimizer,
             setting.density,
@@ -93,11 +103,14 @@ class Training:
         total = torch.zeros(())
         for x, y in self.batches:
             self.optimizer.zero_grad()
-            loss = F.cross_entropy(self.model(x), y, label_smoothing=self.recipe.smoothing)
+            loss = F.cross_entropy(self.model(x), y)
             loss.backward()
             self.optimizer.step()
             self.scheduler.step()
             total += loss.detach()
+            late = self.target.steps > self.recipe.average * self.steps
+            if late and self.target.steps % self.recipe.every == 0:
+                self.average.update_parameters(self.model)
         self.epoch += 1
         self.seconds += time.perf_counter() - began
         mean = float(total) / len(self.batches)
@@ -112,25 +125,29 @@ class Training:
             first = layer == 0 and self.setting.model == "lenet-300-100"
             dropout.p = self.recipe.input_dropout if first else hidden
 
+    @property
+    def result(self) -> nn.Module:
+        """The averaged network, once there is one."""
+        return self.average.module if self.average.n_averaged > 0 else self.model
+
     @torch.no_grad()
     def error(self, images: Images) -> float:
         """The share of images that the network gets wrong."""
-        self.model.eval()
+        model = self.result.eval()
         wrong = torch.zeros((), dtype=torch.int64)
         for x, y in Batches(images, MNIST_SOURCE, 1000):
-            wrong += (self.model(x).argmax(1) != y).sum()
+            wrong += (model(x).argmax(1) != y).sum()
         return int(wrong) / len(images)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        parts = ("model", "optimizer", "scheduler", "target")
-        state = {name: getattr(self, name).state_dict() for name in parts}
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
         numbers = {"epoch": self.epoch, "seconds": self.seconds}
         return {**state, **numbers, "recipe": asdict(self.recipe)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        for name in ("model", "optimizer", "scheduler", "target"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
 
