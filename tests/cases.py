@@ -16,6 +16,7 @@ from torchreg import (
     MCP,
     SCAD,
     ElasticNet,
+    ExclusiveLasso,
     GroupL0,
     GroupLasso,
     GroupMCP,
@@ -35,9 +36,8 @@ class Case:
     name: str
     make: Callable[[float], Penalty]
     convex: bool = True
-    separable: bool = True  # a sum over single weights
     zeroes: bool = True  # zero is stationary from a strength on that depends on the gradient
-    quadratic: bool = True  # in pieces, with a finite slope at zero
+    quadratic: bool = True  # in pieces along each axis, and the subdifferential is a box
 
     def __str__(self) -> str:
         return self.name
@@ -67,27 +67,28 @@ CASES = [
     ),
     Case("LHalf", LHalf, convex=False, zeroes=False, quadratic=False),
     Case("L0", L0, convex=False, zeroes=False, quadratic=False),
-    Case("GroupLasso", lambda strength: GroupLasso(strength, rows_or_all), separable=False),
-    Case("SparseGroupLasso", lambda s: SparseGroupLasso(s, rows_or_all), separable=False),
+    Case("GroupLasso", lambda strength: GroupLasso(strength, rows_or_all), quadratic=False),
+    Case("SparseGroupLasso", lambda s: SparseGroupLasso(s, rows_or_all), quadratic=False),
     Case(
         "GroupMCP",
         lambda strength: GroupMCP(strength, rows_or_all),
         convex=False,
-        separable=False,
+        quadratic=False,
     ),
     Case(
         "GroupMCP-steep",
         lambda strength: GroupMCP(strength, rows_or_all, concavity=0.5),
         convex=False,
-        separable=False,
+        quadratic=False,
     ),
     Case(
         "GroupL0",
         lambda strength: GroupL0(strength, rows_or_all),
         convex=False,
-        separable=False,
+        quadratic=False,
         zeroes=False,
     ),
+    Case("ExclusiveLasso", lambda strength: ExclusiveLasso(strength, rows_or_all), zeroes=False),
 ]
 
 STRENGTHS = [0.0, 0.5]

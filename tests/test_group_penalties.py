@@ -67,6 +67,7 @@ PAIRS = [
     (tr.GroupMCP(0.4, singles), tr.MCP(0.4)),
     (tr.GroupMCP(0.4, singles, concavity=0.6), tr.MCP(0.4, concavity=0.6)),
     (tr.GroupL0(0.4, singles), tr.L0(0.4)),
+    (tr.ExclusiveLasso(0.4, singles), tr.L2(0.2)),
     (tr.SparseGroupLasso(0.4, singles, l1_share=0.3), tr.L1(0.4)),
     (tr.SparseGroupLasso(0.4, tr.rows, l1_share=1.0), tr.L1(0.4)),
     (tr.SparseGroupLasso(0.4, tr.rows, l1_share=0.0), tr.GroupLasso(0.4, tr.rows)),
@@ -142,7 +143,8 @@ def test_bad_arguments_name_the_mend() -> None:
     for bad in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="concavity must be"):
             tr.GroupMCP(0.1, tr.rows, concavity=bad)
-    for make in (tr.GroupLasso, tr.SparseGroupLasso, tr.GroupMCP, tr.GroupL0):
+    kinds: list[Any] = [tr.GroupLasso, tr.SparseGroupLasso, tr.GroupMCP, tr.GroupL0]
+    for make in [*kinds, tr.ExclusiveLasso]:
         penalty = make(0.25, tr.rows)
         with pytest.raises(ValueError, match="strength must be"):
             penalty.strength = -1.0

@@ -24,6 +24,7 @@ from torchreg.groups import (
 from torchreg.penalties import L1, L2, ElasticNet, FixedSupport, Penalty
 from torchreg.penalties import L0, MCP, SCAD, LHalf, LogSum, WeightedL1
 from torchreg.penalties import GroupL0, GroupLasso, GroupMCP, SparseGroupLasso
+from torchreg.penalties import AtMost, ExclusiveLasso
 from torchreg.regularizer import Regularizer, fix_support
 from torchreg.reweighting import reweighted
 
@@ -58,8 +59,10 @@ __all__ = [
     "L2",
     "MCP",
     "SCAD",
+    "AtMost",
     "CrossValidation",
     "ElasticNet",
+    "ExclusiveLasso",
     "FixedSupport",
     "GroupL0",
     "GroupLasso",

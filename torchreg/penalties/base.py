@@ -205,6 +205,11 @@ def accumulation_dtype(w: Tensor) -> torch.dtype | None:
     return torch.float32 if w.dtype in (torch.float16, torch.bfloat16) else None
 
 
+def largest(grad: Tensor) -> float:
+    """``max|grad|``; 0 for an empty tensor."""
+    return float(grad.abs().max()) if grad.numel() else 0.0
+
+
 def check_step(w: Tensor, step: float | Tensor) -> None:
     """Raise if a step cannot be a metric for w. A tensor's values are not read (no host sync)."""
     if isinstance(step, Tensor):

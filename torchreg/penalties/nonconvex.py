@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from torchreg.penalties.base import Strength, as_strength
+from torchreg.penalties.base import Strength, as_strength, largest
 from torchreg.penalties.radial import Radial
 
 
@@ -227,8 +227,3 @@ def above(name: str, value: float, least: float) -> float:
     if not number > least:
         raise ValueError(f"{name} must be above {least}, found {number:.12g}.")
     return number
-
-
-def largest(grad: Tensor) -> float:
-    """``max|grad|``; 0 for an empty tensor."""
-    return float(grad.abs().max()) if grad.numel() else 0.0

@@ -42,10 +42,7 @@ class Radial(Penalty):
         if self.strength == 0:
             return w.clone()
         size = w.abs()
-        shrunk = self.shrink(size, as_tensor(step, size))
-        # 0 less the size, since a negated 0 would be -0.0.
-        turned = w.sgn() * shrunk if w.is_complex() else torch.where(w < 0, 0 - shrunk, shrunk)
-        return torch.where(shrunk == size, w, turned)
+        return resized(w, size, self.shrink(size, as_tensor(step, size)))
 
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """``|grad + rho'(|w|) * sign(w)|`` at kept weights, ``max(|grad| - rho'(0), 0)`` at zeros.
@@ -68,6 +65,13 @@ class Radial(Penalty):
         size = w.abs()
         slope = self.derivative(size)
         return torch.where(slope > 0, slope, self.derivative(torch.zeros_like(size)))
+
+
+def resized(w: Tensor, size: Tensor, shrunk: Tensor) -> Tensor:
+    """Give w another size: the sign or phase stays, and so does w where its size does."""
+    # 0 less the size, since a negated 0 would be -0.0.
+    turned = w.sgn() * shrunk if w.is_complex() else torch.where(w < 0, 0 - shrunk, shrunk)
+    return torch.where(shrunk == size, w, turned)
 
 
 def as_tensor(step: float | Tensor, like: Tensor) -> Tensor:

@@ -1,46 +1,15 @@
-"""Penalties that are a sum over single weights: L1, L2 and Elastic Net."""
+"""L1, L2 and Elastic Net, and how others write them."""
 
 from typing import Self, final
 
-import torch
 from torch import Tensor
 
-from torchreg import prox
-from torchreg.blocks import LONGER, blocks
-from torchreg.penalties.base import Penalty, Strength, accumulation_dtype, as_strength, check_step
-
-
-def _sum_abs(w: Tensor) -> Tensor:
-    return w.abs().sum(dtype=accumulation_dtype(w))
-
-
-def _sum_squares(w: Tensor) -> Tensor:
-    if w.is_complex():
-        w = torch.view_as_real(w)
-    return w.to(accumulation_dtype(w)).square().sum()  # squares overflow float16 above 255
-
-
-def _add_gradient_(w: Tensor, grad: Tensor, l1: float, l2: float) -> None:
-    """Add ``l1 * sign(w) + 2 * l2 * w``, with a sign of 0 at 0."""
-    for part, beside in blocks(w.detach(), {"grad": grad}, times=LONGER):
-        if l1 > 0:
-            beside["grad"].add_(part.sgn(), alpha=l1)
-        if l2 > 0:
-            beside["grad"].add_(part, alpha=2 * l2)
-
-
-def _distance(w: Tensor, smooth: Tensor, l1: float) -> Tensor:
-    """Distance of -smooth to l1 * d|w|: {l1 * sign(w)} at kept weights, [-l1, l1] at zeros.
-
-    For complex w the set at zero is the disk of radius l1 and the sign is the phase.
-    """
-    kept = (smooth + l1 * w.sgn()).abs()
-    zeroed = (smooth.abs() - l1).clamp(min=0)
-    return torch.where(w == 0, zeroed, kept)
+from torchreg.penalties.base import Strength, as_strength, largest
+from torchreg.penalties.elastic import Elastic
 
 
 @final
-class L1(Penalty):
+class L1(Elastic):
     """``l1 * sum|w|``: the penalty that gives exact zeros (the lasso).
 
     In a loss it only shrinks: its zeros come from :meth:`prox`, that is, from
@@ -57,6 +26,7 @@ class L1(Penalty):
         TypeError: a strength that is no number.
 
     Example:
+        >>> import torch
         >>> penalty = L1(0.5)
         >>> w = torch.tensor([-2.0, 0.1, 1.0])
         >>> penalty(w)
@@ -69,7 +39,6 @@ class L1(Penalty):
 
     formula = "l1*sum|w|"
     l1 = Strength()
-    elementwise = True
 
     def __init__(self, l1: float) -> None:
         super().__init__()
@@ -85,35 +54,9 @@ class L1(Penalty):
         """``(l1, 0)``."""
         return self.l1, 0.0
 
-    def value(self, w: Tensor) -> Tensor:
-        """``l1 * sum|w|``; the modulus for complex w. The gradient at w = 0 is 0."""
-        return self.l1 * _sum_abs(w)
-
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``soft_threshold(w, step * l1)``."""
-        check_step(w, step)
-        return prox.elastic_net(w, step, self.l1, 0.0)
-
-    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """:meth:`prox` in place."""
-        check_step(w, step)
-        return prox.elastic_net_(w, step, self.l1, 0.0)
-
-    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
-        """``grad += scale * (l1 * sign(w))``."""
-        _add_gradient_(w, grad, scale * self.l1, 0.0)
-
-    def distance(self, w: Tensor, grad: Tensor) -> Tensor:
-        """``|grad + l1 * sign(w)|`` at kept weights, ``max(|grad| - l1, 0)`` at zeros."""
-        return _distance(w, grad, self.l1)
-
     def critical_strength(self, grad: Tensor) -> float:
         """``max|grad|``; 0 for an empty tensor."""
-        return _largest(grad)
-
-    def slope(self, w: Tensor) -> float:  # noqa: ARG002  (the same at every weight)
-        """``l1``."""
-        return self.l1
+        return largest(grad)
 
     def extra_repr(self) -> str:
         """Show the strength as the constructor takes it."""
@@ -121,7 +64,7 @@ class L1(Penalty):
 
 
 @final
-class L2(Penalty):
+class L2(Elastic):
     """``l2 * sum(w^2)``, without a half: shrinks every weight, zeroes none (ridge).
 
     Args:
@@ -135,6 +78,7 @@ class L2(Penalty):
         TypeError: a strength that is no number.
 
     Example:
+        >>> import torch
         >>> L2(0.5)(torch.tensor([1.0, 2.0]))
         tensor(2.5000)
         >>> L2(0.5).prox(torch.tensor([1.0, 2.0]), step=1.0)
@@ -145,7 +89,6 @@ class L2(Penalty):
 
     formula = "l2*sum(w^2)"
     l2 = Strength()
-    elementwise = True
 
     def __init__(self, l2: float) -> None:
         super().__init__()
@@ -179,35 +122,9 @@ class L2(Penalty):
         """``(0, l2)``."""
         return 0.0, self.l2
 
-    def value(self, w: Tensor) -> Tensor:
-        """``l2 * sum(w^2)``; the squared modulus for complex w."""
-        return self.l2 * _sum_squares(w)
-
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``w / (1 + 2 * step * l2)``."""
-        check_step(w, step)
-        return prox.elastic_net(w, step, 0.0, self.l2)
-
-    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """:meth:`prox` in place."""
-        check_step(w, step)
-        return prox.elastic_net_(w, step, 0.0, self.l2)
-
-    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
-        """``grad += scale * (2 * l2 * w)``."""
-        _add_gradient_(w, grad, 0.0, scale * self.l2)
-
-    def distance(self, w: Tensor, grad: Tensor) -> Tensor:
-        """``|grad + 2 * l2 * w|``."""
-        return (grad + 2 * self.l2 * w).abs()
-
     def critical_strength(self, grad: Tensor) -> float:
         """0 where the gradient vanishes, else infinite: no finite L2 makes zero stationary."""
-        return float("inf") if _largest(grad) > 0 else 0.0
-
-    def slope(self, w: Tensor) -> Tensor | float:
-        """``2 * l2 * |w|``."""
-        return prox.slope(w, 0.0, self.l2)
+        return float("inf") if largest(grad) > 0 else 0.0
 
     def extra_repr(self) -> str:
         """Show the strength as the constructor takes it."""
@@ -215,7 +132,7 @@ class L2(Penalty):
 
 
 @final
-class ElasticNet(Penalty):
+class ElasticNet(Elastic):
     """``l1 * sum|w| + l2 * sum(w^2)``: zeros as L1, and correlated weights kept together.
 
     Args:
@@ -227,6 +144,7 @@ class ElasticNet(Penalty):
         TypeError: a strength that is no number.
 
     Example:
+        >>> import torch
         >>> penalty = ElasticNet(l1=0.5, l2=0.25)
         >>> penalty(torch.tensor([-2.0, 0.1]))
         tensor(2.0525)
@@ -240,7 +158,6 @@ class ElasticNet(Penalty):
     formula = "l1*sum|w| + l2*sum(w^2)"
     l1 = Strength()
     l2 = Strength()
-    elementwise = True
 
     def __init__(self, l1: float, l2: float) -> None:
         super().__init__()
@@ -293,40 +210,10 @@ class ElasticNet(Penalty):
         """``(l1, l2)``."""
         return self.l1, self.l2
 
-    def value(self, w: Tensor) -> Tensor:
-        """``l1 * sum|w| + l2 * sum(w^2)``."""
-        return self.l1 * _sum_abs(w) + self.l2 * _sum_squares(w)
-
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``soft_threshold(w, step * l1) / (1 + 2 * step * l2)``."""
-        check_step(w, step)
-        return prox.elastic_net(w, step, self.l1, self.l2)
-
-    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """:meth:`prox` in place."""
-        check_step(w, step)
-        return prox.elastic_net_(w, step, self.l1, self.l2)
-
-    def add_gradient_(self, w: Tensor, grad: Tensor, scale: float = 1.0) -> None:
-        """``grad += scale * (l1 * sign(w) + 2 * l2 * w)``."""
-        _add_gradient_(w, grad, scale * self.l1, scale * self.l2)
-
-    def distance(self, w: Tensor, grad: Tensor) -> Tensor:
-        """L1's distance, with ``2 * l2 * w`` counted to the smooth part."""
-        return _distance(w, grad + 2 * self.l2 * w, self.l1)
-
     def critical_strength(self, grad: Tensor) -> float:
         """The smallest l1, ``max|grad|``: the slope of ``w^2`` is 0 at zero."""
-        return _largest(grad)
-
-    def slope(self, w: Tensor) -> Tensor | float:
-        """``l1 + 2 * l2 * |w|``."""
-        return prox.slope(w, self.l1, self.l2)
+        return largest(grad)
 
     def extra_repr(self) -> str:
         """Show the strengths as the constructor takes them."""
         return f"l1={self.l1:.12g}, l2={self.l2:.12g}"
-
-
-def _largest(grad: Tensor) -> float:
-    return float(grad.abs().max()) if grad.numel() else 0.0

@@ -1,4 +1,4 @@
-"""Concave penalties of group norms: group MCP and group l0."""
+"""A concave penalty of group norms: group MCP."""
 
 import math
 from typing import final
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.groups import Grouping
-from torchreg.penalties.group import Grouped, norms, smallest
+from torchreg.penalties.base import Strength
+from torchreg.penalties.grouped import Grouped, directions, from_ball, norms
 from torchreg.penalties.newton import shrink_groups
 from torchreg.penalties.nonconvex import MCP, above
 
@@ -52,20 +53,20 @@ class GroupMCP(Grouped):
     high-dimensional models" (2012), the group MCP of section 3.
     """
 
-    formula = "sum(mcp(sqrt(size)*strength; norm(group)))"
+    formula = "sum(mcp(strength; norm(group)))"
+    formula_by_size = "sum(mcp(sqrt(size)*strength; norm(group)))"
+    strength = Strength()
 
     def __init__(
         self, strength: float, groups: Grouping, *, concavity: float = 3.0, by_size: bool = True
     ) -> None:
-        super().__init__(strength, groups, by_size)
+        super().__init__(groups, by_size=by_size)
+        self.strength = strength
         self.concavity = above("concavity", concavity, 0)
-        if not self.by_size:
-            self.formula = "sum(mcp(strength; norm(group)))"
 
     def value(self, w: Tensor) -> Tensor:
         """The sum of MCP over group norms. The gradient at a zero group is 0."""
-        self.cover(w)
-        members = self.groups(w)
+        members = self.members(w)
         return self._single(members).rho(norms(members)).sum()
 
     def shrink(self, members: Tensor, step: Tensor) -> Tensor:
@@ -89,27 +90,23 @@ class GroupMCP(Grouped):
 
     def residual(self, members: Tensor, grad: Tensor) -> Tensor:
         """To {slope * w / norm(w)} at kept groups, to the ball of the strength at zero ones."""
-        norm, length = norms(members), norms(grad)
-        slope = self._single(members).derivative(norm)
-        kept = grad + slope * members / norm.clamp(min=smallest(norm))
-        zeroed = grad * (1 - slope / length.clamp(min=smallest(length))).clamp(min=0)
-        return torch.where(norm == 0, zeroed, kept)
+        return from_ball(members, grad, self._single(members).derivative(norms(members)))
+
+    def steepness(self, size: Tensor) -> Tensor:
+        """``mcp'(norm) * |w| / norm(w)``; where a kept group costs nothing more, mcp' at zero."""
+        return self._single(size).slope(norms(size)) * directions(size)
 
     def critical_strength(self, grad: Tensor) -> float:
         """The largest norm of a group of the gradient, over the root of its size."""
-        self.cover(grad)
-        members = self.groups(grad)
-        return float(norms(members).max()) / self._factor(members) if members.numel() else 0.0
+        members = self.members(grad)
+        return float(norms(members).max()) / self.root_size(members) if members.numel() else 0.0
 
     def extra_repr(self) -> str:
         """Show the arguments as the constructor takes them."""
         return f"{super().extra_repr()}, concavity={self.concavity:.12g}"
 
-    def _factor(self, members: Tensor) -> float:
-        return math.sqrt(members.shape[1]) if self.by_size else 1.0
-
     def _single(self, members: Tensor) -> MCP:
-        return MCP(self.strength * self._factor(members), self.concavity)
+        return MCP(self.strength * self.root_size(members), self.concavity)
 
     def _convex(self, w: Tensor, step: Tensor) -> Tensor:
         """All steps below the concavity: a group lasso with P's curvature taken into the metric."""
@@ -179,70 +176,3 @@ class GroupMCP(Grouped):
         lost = torch.where(square == 0, 0.0, square / (2 * step)).sum(dim=1, keepdim=True)
         best = torch.where(flat <= least, w, best)
         return torch.where(lost <= torch.minimum(flat, least), 0.0, best)
-
-
-@final
-class GroupL0(Grouped):
-    """``strength * sum over nonzero groups of members``: how many weights the kept groups have.
-
-    Group hard thresholding: a group is kept as it is, or zeroed where
-    ``sum(w^2 / (2 * step))``, the loss that the quadratic model expects from losing it, is at
-    most its price. Exact in every metric. Every zero group is stationary: raise the strength
-    during training. In a loss it has the gradient 0.
-
-    Args:
-        strength: the price of one weight of a nonzero group, in units of the mean loss; of one
-            nonzero group with ``by_size=False``.
-        groups: a function from the weight to (groups, members), see :mod:`torchreg.groups`.
-        by_size: charge each group for its members.
-
-    Raises:
-        ValueError: a negative, NaN or infinite strength; from the methods, groups that do not
-            take each element of a weight exactly once.
-        TypeError: a strength that is no number, groups that cannot be called.
-
-    Example:
-        >>> from torchreg.groups import rows
-        >>> penalty = GroupL0(0.5, groups=rows)
-        >>> w = torch.tensor([[3.0, 0.1], [0.9, 0.9]])
-        >>> penalty(w)
-        tensor(2.)
-        >>> penalty.prox(w, step=1.0)
-        tensor([[3.0000, 0.1000],
-                [0.0000, 0.0000]])
-
-    Source: T. Blumensath and M. Davies, "Sampling theorems for signals from the union of
-    finite-dimensional linear subspaces" (2009).
-    """
-
-    formula = "strength*sum(size of nonzero groups)"
-
-    def __init__(self, strength: float, groups: Grouping, *, by_size: bool = True) -> None:
-        super().__init__(strength, groups, by_size)
-        if not self.by_size:
-            self.formula = "strength*count(nonzero groups)"
-
-    def value(self, w: Tensor) -> Tensor:
-        """The price of the nonzero groups, with the gradient 0."""
-        self.cover(w)
-        members = self.groups(w)
-        norm = norms(members)
-        return self.strength * self._price(members) * (norm.clamp(max=0) + (norm != 0)).sum()
-
-    def shrink(self, members: Tensor, step: Tensor) -> Tensor:
-        """The group where it is worth more than its price, else 0."""
-        size = members.abs()
-        worth = torch.where(size == 0, 0.0, size.square() / (2 * step)).sum(dim=1, keepdim=True)
-        return torch.where(worth <= self.strength * self._price(members), 0.0, members)
-
-    def residual(self, members: Tensor, grad: Tensor) -> Tensor:
-        """``grad`` at kept groups; 0 at zero ones, where every gradient is allowed."""
-        free = (norms(members) != 0) | (self.strength == 0)
-        return torch.where(free, grad, 0.0)
-
-    def critical_strength(self, grad: Tensor) -> float:  # noqa: ARG002  (whatever the gradient)
-        """0: at any strength above it every zero group is stationary."""
-        return 0.0
-
-    def _price(self, members: Tensor) -> float:
-        return float(members.shape[1]) if self.by_size else 1.0
