@@ -11,6 +11,7 @@ from torch import nn
 
 import torchreg as tr
 from tests.test_solve import table, zeros
+from torchreg.paths import scaled
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
@@ -160,6 +161,17 @@ def test_a_network_goes_from_dense_to_sparse_and_resumes(tmp_path: Path) -> None
     assert trained == [0.001, 0.01, 0.1]
     counts = [point.nonzero for point in whole]
     assert counts == sorted(counts, reverse=True)
+    last = whole.points[-1].solution  # its certificate is that of the weights as they are
+    here = tr.stationarity(scaled(straight, 0.1), closure(straight)).residual
+    assert last.residual == pytest.approx(here)
+    asked = [
+        tr.path(straight, lambda: closure(straight), strengths=[0.1], fit=lambda *_: None,
+                tolerance=tolerance)
+        for tolerance in (None, 1.01 * here, 0.99 * here)
+    ]  # fmt: skip
+    assert [found.points[0].solution.converged for found in asked] == [here <= 0.1, True, False]
+    with pytest.raises(ValueError, match="convex"):
+        tr.path(straight, lambda: closure(straight), strengths=grid, fit=fit, gap=1e-6)
 
     class Stopped(Exception):
         pass
@@ -212,6 +224,8 @@ def test_it_says_what_is_wrong() -> None:
         tr.path(regularizer, loss, ratio=2.0)
     with pytest.raises(ValueError, match="no finite strength"):
         tr.critical_strength(tr.Regularizer(zeros(10), tr.L2(1.0)), loss)
+    with pytest.raises(ValueError, match="no finite strength"):
+        tr.critical_strength(tr.Regularizer(zeros(10), tr.ElasticNet.from_alpha(1.0, 0.0)), loss)
     with pytest.raises(ValueError, match="gradient vanishes"):
         tr.critical_strength(regularizer, tr.LeastSquares(x, torch.zeros(len(x))))
     with pytest.raises(TypeError, match="must know them"):

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.linear_model import ElasticNet, Ridge
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import torchreg as tr
 from tests.convex import fista
 from torchreg.solver.active import active_set
+from torchreg.solver.factor import Factor
 from torchreg.solver.gap import duality_gap
 
 
@@ -94,8 +96,11 @@ def test_the_gap_bounds_the_distance_from_the_optimum() -> None:
         best = tr.solve(tr.Regularizer(model, tr.ElasticNet(l1, l2)), loss, tolerance=1e-10)
         for size in (0.0, 1e-3, 0.1):
             noise = size * torch.randn_like(model.weight)
-            objective, gap = duality_gap(loss, model.weight.detach() + noise,
-                                         model.bias.detach(), l1, l2)  # fmt: skip
+            weight = model.weight.detach() + noise
+            z = x @ weight.T + offset
+            z = z + loss.fit_intercept(z)
+            gradient = (loss.share[:, None] * loss.slope(z)).T @ x
+            objective, gap = duality_gap(loss, z, gradient, weight, l1, l2)
             assert gap is not None
             assert objective - best.objective <= gap + 1e-12
 
@@ -150,6 +155,104 @@ def test_the_active_set_reaches_the_optimum_of_a_singular_quadratic() -> None:
     slope = h @ b - q
     far = torch.where(b == 0, (slope.abs() - l1).clamp(min=0), (slope + l1 * b.sgn()).abs())
     assert float(far.max()) < 1e-8
+
+
+def test_a_held_factor_solves_the_choices_that_follow() -> None:
+    a = torch.randn(80, 60, dtype=torch.float64)
+    h, right = a.T @ a, torch.randn(60, dtype=torch.float64)
+    factor = Factor(h, 1e-16)
+    chosen, near, held = torch.arange(60) < 40, torch.zeros(60, dtype=torch.float64), []
+    for round_ in range(12):
+        found = factor.solve(right, chosen, near)
+        at = chosen.nonzero().squeeze(1)
+        exact = torch.linalg.solve(h[at][:, at], right[at])
+        torch.testing.assert_close(found[at], exact, rtol=1e-9, atol=1e-12)
+        assert not bool(found[~chosen].any())
+        held.append(factor.rows)
+        chosen[(7 * round_) % 40] ^= True  # one goes,
+        chosen[40 + round_] ^= True  # and another comes
+    assert 1 < len({id(rows) for rows in held}) < 6  # a factor serves some choices, not all
+    # A row twice: the one of the many solutions that is nearest to a given point.
+    h[:, 1], h[1] = h[:, 0], h[0]
+    h[1, 1], right[1] = h[0, 0], right[0]
+    near[:2] = torch.tensor([3.0, 1.0])
+    factor = Factor(h, 1e-16)
+    for pair in (torch.arange(60) < 40, torch.arange(60) < 41):
+        found = factor.solve(right, pair, near)
+        # The damping is 4 n times the rounding, which may move it by as much as one part in 4 n.
+        assert float(found[0] - found[1]) == pytest.approx(2.0, abs=2 / 160)
+        torch.testing.assert_close((h @ found)[pair], right[pair], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_separable_classes_without_a_penalty_have_no_solution(dtype: torch.dtype) -> None:
+    x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    two, three = (x[:, 0] > 0.2).long(), x.argmax(dim=1)
+    exchanged = torch.cat([two[:6] ^ 1, two[6:]]), torch.cat([three[:6].roll(1), three[6:]])
+
+    def found(x: Tensor, y: Tensor, outputs: int, penalty: tr.penalties.Penalty) -> tr.Solution:
+        model = zeros(3, outputs).to(dtype)
+        return tr.solve(tr.Regularizer(model, penalty), tr.Logistic(x, y, outputs=outputs))
+
+    for outputs, separable, mixed in ((1, two, exchanged[0]), (3, three, exchanged[1])):
+        free = tr.FixedSupport(torch.ones(outputs, 3, dtype=torch.bool))
+        with pytest.warns(tr.NotConverged, match="separable"):
+            assert not found(x, separable, outputs, free).converged
+        assert found(x, mixed, outputs, free).converged
+        assert found(x, separable, outputs, tr.L2(1e-3)).converged  # held by a penalty
+
+
+def test_separation_is_what_a_linear_program_says() -> None:
+    """Complete and quasi-complete separation, over random small sets with ties."""
+    seen = []
+    for seed in range(40):
+        draws = torch.Generator().manual_seed(seed)
+        x = torch.randint(-2, 3, (8 + seed % 5, 2), generator=draws).double()
+        y = (x[:, 0] + torch.randn(len(x), generator=draws) > 0).long()
+        if len(y.unique()) == 1:
+            continue
+        ones = torch.ones_like(x[:, :1])
+        signed = (torch.cat([x, ones], dim=1) * (2 * y - 1).unsqueeze(1)).numpy()
+        program = linprog(
+            -signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(x)), bounds=[(-1, 1)] * 3
+        )
+        endless = program.fun < -1e-9  # a direction that hurts no sample and helps one
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", tr.NotConverged)
+            free = tr.FixedSupport(torch.ones(1, 2, dtype=torch.bool))
+            found = tr.solve(tr.Regularizer(zeros(2), free), tr.Logistic(x, y))
+        assert found.converged == (not endless), seed
+        assert ["separable" in str(w.message) for w in said] == [True] * endless
+        seen.append(endless)
+    assert 5 < sum(seen) < len(seen) - 5
+
+
+def test_a_class_without_samples_has_no_intercept() -> None:
+    x, y = table(load_wine)
+    y = 2 * (y == 1).long()  # classes 0 and 2 of three
+    loss = tr.Logistic(x, y, outputs=3)
+    regularizer = tr.Regularizer(zeros(13, 3), tr.L1(0.01))
+    for call in (tr.solve, tr.critical_strength):
+        with pytest.raises(ValueError, match=r"no sample of class \[1\]"):
+            call(regularizer, loss)
+    assert tr.solve(tr.Regularizer(zeros(13, 3, bias=False), tr.L1(0.01)), loss).converged
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_float32_stops_where_rounding_does(share: float) -> None:
+    x, y = table(load_digits)
+    for strength in (4e-3, 3e-4):  # the second is below what float32 resolves
+        penalty = tr.ElasticNet.from_alpha(strength, share)
+        wide, narrow = zeros(64, 10), zeros(64, 10).float()
+        best = tr.solve(tr.Regularizer(wide, penalty), tr.Logistic(x, y))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = tr.solve(tr.Regularizer(narrow, penalty), tr.Logistic(x.float(), y))
+        assert found.converged == (found.residual <= 1e-4)
+        assert [w.category for w in said] == ([] if found.converged else [tr.NotConverged])
+        assert found.residual < 1e-3
+        assert found.objective == pytest.approx(best.objective, rel=1e-6)
+        assert found.iterations <= best.iterations + 6  # and does not go round and round there
 
 
 def test_refit_lifts_the_shrinkage_and_keeps_the_zeros() -> None:

@@ -32,6 +32,7 @@ class LogisticClassifier(ClassifierMixin, LinearEstimator):  # type: ignore[misc
         coef_: (classes, features), or (1, features) for two classes, with exact zeros.
         intercept_: (classes,), or (1,).
         classes_: the labels.
+        converged_: whether ``tol`` was reached; a warning says so too.
         residual_: the stationarity residual reached.
         gap_: the duality gap.
         n_iter_: rounds taken.

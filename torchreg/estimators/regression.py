@@ -28,6 +28,7 @@ class ElasticNetRegressor(RegressorMixin, LinearEstimator):  # type: ignore[misc
     Attributes:
         coef_: (features,), with exact zeros.
         intercept_: a number.
+        converged_: whether ``tol`` was reached; a warning says so too.
         residual_: the stationarity residual reached.
         gap_: the duality gap.
         n_iter_: rounds taken.

@@ -21,6 +21,9 @@ from torchreg.solver.solver import solve
 Loss = Callable[[], Tensor] | SampleLoss
 Fit = Callable[[Regularizer, Any], None]
 
+REST = 0.1
+"""The residual up to which a trained network counts as at rest."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -36,7 +39,7 @@ class Point:
     """Penalised weights that are not exactly zero."""
 
     solution: Solution
-    """Objective and certificate."""
+    """Objective and certificate; of a network, what the weights after training amount to."""
 
     state: dict[str, Tensor]
     """The model's ``state_dict``, on the CPU."""
@@ -112,8 +115,9 @@ def path(
         ratio: the smallest strength of the grid over the largest.
         fit: ``fit(regularizer, loss)`` trains the model, from where it is, at the strengths of
             the regularizer that it is given. It sets its own seeds.
-        tolerance: as in :func:`torchreg.solve`.
-        gap: as in :func:`torchreg.solve`.
+        tolerance: as in :func:`torchreg.solve`; with ``fit``, the residual up to which a point
+            counts as converged, by default 0.1.
+        gap: as in :func:`torchreg.solve`; not with ``fit``.
         resume: a file that holds the points so far, written whole after each. Begun again with
             the same grid, the path goes on after the last of them.
         progress: print a line per point to standard error; None does where that is a terminal.
@@ -123,7 +127,8 @@ def path(
             what :func:`critical_strength` and :func:`torchreg.solve` raise.
 
     Warns:
-        NotConverged: a point that stopped before its tolerance.
+        NotConverged: a point that stopped before its tolerance. Not with ``fit``, where few
+        points are at rest: ``print`` marks those that are not.
 
     Example:
         >>> import torchreg as tr
@@ -139,6 +144,8 @@ def path(
     linear models via coordinate descent" (2010); for networks, I. Lemhadri et al., "LassoNet"
     (2021), which goes from dense to sparse.
     """
+    if fit is not None and gap is not None:
+        raise ValueError("a duality gap is for convex problems: leave out gap, or fit.")
     if strengths is None:
         strengths = grid(critical_strength(regularizer, loss), points=points, ratio=ratio)
     order = sorted((float(s) for s in strengths), reverse=fit is None)
@@ -179,7 +186,9 @@ def _certify(regularizer: Regularizer, loss: Loss, tolerance: float | None) -> S
     residual = stationarity(regularizer, value).residual
     with torch.no_grad():
         objective = float(value() + regularizer())
-    return Solution(objective, residual, None, 0, residual <= (tolerance or 0.1))
+    return Solution(
+        objective, residual, None, 0, residual <= (REST if tolerance is None else tolerance)
+    )
 
 
 def _point(regularizer: Regularizer, strength: float, solution: Solution, loss: float) -> Point:

@@ -72,7 +72,7 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
             if closed is not None and closed.intercept is not None and bias is not None:
                 assert isinstance(loss, SampleLoss)
                 with torch.no_grad():
-                    bias.copy_(loss.fit_intercept(loss.outputs(None, None)))
+                    bias.copy_(loss.fit_intercept(loss.start(None)))
             else:
                 solve(fix_support(regularizer), loss, tolerance=_tight(regularizer))
         found = _critical(regularizer, loss)
@@ -99,12 +99,16 @@ def _critical(regularizer: Regularizer, loss: Callable[[], Tensor] | SampleLoss)
         value = loss(regularizer.model) if isinstance(loss, SampleLoss) else loss()
     gradients = torch.autograd.grad(value, [p for p, _ in bound], allow_unused=True)
     largest = 0.0
-    for (_, penalty), gradient in zip(bound, gradients, strict=True):
+    for (p, penalty), gradient in zip(bound, gradients, strict=True):
         if gradient is not None:
             edge = penalty.critical_strength(gradient)
             if edge > 0:
                 own = penalty.strength if not math.isinf(edge) else 0.0
-                largest = max(largest, edge / own if own else math.inf)
+                multiple = edge / own if own else math.inf
+                if math.isfinite(multiple):  # an elastic net without L1 has no edge
+                    far = _times(penalty, 1.001 * multiple).distance(torch.zeros_like(p), gradient)
+                    multiple = math.inf if bool((far > 0).any()) else multiple
+                largest = max(largest, multiple)
     return largest
 
 

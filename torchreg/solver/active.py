@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from torchreg.solver.factor import Factor
+
 
 def active_set(
     h: Tensor,
@@ -33,7 +35,7 @@ def active_set(
     Source: H. Lee et al., "Efficient sparse coding algorithms" (2006), feature-sign search; the
     jump to several zeros at once follows M. Hintermueller, K. Ito and K. Kunisch (2002).
     """
-    b = start.clone()
+    b, factor = start.clone(), Factor(h, eps)
     free = l1 == 0
     slope = h @ b - q
     refined = False
@@ -54,7 +56,7 @@ def active_set(
 
         chosen = on.clone()
         chosen[waiting] = True
-        found = _solve(h, q - l1 * signs, b, chosen, eps)
+        found = factor.solve(q - l1 * signs, chosen, b)
         wrong = ~free & (found * signs < 0) | (~free & ~chosen)
         jump = torch.where(wrong, 0.0, found)
         jump_slope = h @ jump - q
@@ -70,7 +72,7 @@ def active_set(
         chosen = on.clone()
         if settled:
             chosen[waiting[excess[waiting].argmax()]] = True
-        found = _solve(h, q - l1 * signs, b, chosen, eps)
+        found = factor.solve(q - l1 * signs, chosen, b)
         refined = False
         b = _along(b, found - b, slope, h, l1, free)
         slope = h @ b - q
@@ -79,30 +81,6 @@ def active_set(
 
 def _value(b: Tensor, slope: Tensor, q: Tensor, l1: Tensor) -> Tensor:
     return (b @ (slope - q)) / 2 + (l1 * b.abs()).sum()
-
-
-def _solve(h: Tensor, right: Tensor, b: Tensor, chosen: Tensor, eps: float) -> Tensor:
-    """Solve the chosen rows; where they are singular, nearest to b as far as rounding allows."""
-    at = chosen.nonzero().squeeze(1)
-    inner = h[at[:, None], at] if len(at) < len(h) else h
-    found = torch.zeros_like(b)
-    if not len(at):
-        return found
-    scale = float(inner.diagonal().max()) or 1.0
-    rank = 4 * len(at) * eps * scale
-    damp = 0.0
-    for _ in range(12):
-        shifted = inner
-        if damp:
-            shifted = inner + damp * torch.eye(len(at), dtype=h.dtype, device=h.device)
-        factor, failed = torch.linalg.cholesky_ex(shifted)
-        small = float(factor.diagonal().min()) ** 2 <= rank
-        if not int(failed) and (damp or not small):
-            break
-        damp = max(100 * damp, rank)
-    aim = right[at] + damp * b[at]
-    found[at] = torch.cholesky_solve(aim.unsqueeze(1), factor).squeeze(1)
-    return found
 
 
 def _along(b: Tensor, d: Tensor, slope: Tensor, h: Tensor, l1: Tensor, free: Tensor) -> Tensor:

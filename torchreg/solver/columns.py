@@ -41,12 +41,18 @@ class Columns:
             block = self.x.new_empty(room, len(self.x)).T
             block[:, :held] = self._block[:, :held]
             self._block = block
-        torch.sub(self.x[:, new], self.mean[new], out=self._block[:, held : held + len(new)])
+        taken = self.x.T.index_select(0, new).T
+        torch.sub(taken, self.mean[new], out=self._block[:, held : held + len(new)])
 
     @property
     def block(self) -> Tensor:
         """The gathered columns, (samples, gathered)."""
         return self._block[:, : len(self.index)]
+
+    def times(self, weight: Tensor) -> Tensor:
+        """``x weight'``, (samples, outputs), for weights that are 0 where nothing was gathered."""
+        inside = weight[:, self.index]
+        return self.block @ inside.T + inside @ self.mean[self.index]
 
     @property
     def gram(self) -> Tensor:

@@ -6,22 +6,18 @@ from torchreg.solver.losses import SampleLoss
 
 
 def duality_gap(
-    loss: SampleLoss,
-    weight: Tensor,
-    intercept: Tensor | None,
-    l1: float,
-    l2: float,
+    loss: SampleLoss, z: Tensor, gradient: Tensor, weight: Tensor, l1: float, l2: float
 ) -> tuple[float, float | None]:
     """The objective ``loss + l1 sum|w| + l2 sum(w^2)`` and its distance from a dual value.
 
     The dual point is the loss's own gradient at the outputs, scaled until it is feasible. With
-    an intercept that gradient must sum to zero: the intercept is fitted to rounding first, so
-    the objective is the one with the best intercept.
+    an intercept that gradient must sum to zero, so the outputs must be those of the best one.
 
     Args:
         loss: the samples.
+        z: the outputs (samples, outputs) of these weights, with the best intercept.
+        gradient: of the loss in the weights, there: (outputs, features).
         weight: (outputs, features).
-        intercept: (outputs,), or None where the model has none; near its best.
         l1: strength of ``sum|w|``.
         l2: strength of ``sum(w^2)``, no half.
 
@@ -30,18 +26,13 @@ def duality_gap(
 
     Source: E. Ndiaye et al., "Gap safe screening rules for sparsity enforcing penalties" (2017).
     """
-    z = loss.outputs(weight, intercept)
-    if intercept is not None:
-        z = z + loss.fit_intercept(z)
-    wide = z.double()
-    theta = loss.slope(wide)
-    size = weight.double()
+    wide, size = z.double(), weight.double()
     penalty = l1 * size.abs().sum() + l2 * size.square().sum()
     objective = float(loss.value(wide) + penalty)
     if l1 == 0 and l2 == 0:
         return objective, None
-    pull = (theta * loss.share.unsqueeze(1)).to(loss.x.dtype)
-    u = (pull.T @ loss.x).double().abs()
+    theta = loss.slope(wide)
+    u = gradient.double().abs()
     largest = float(u.max()) if u.numel() else 0.0
     inside = min(1.0, l1 / largest) if largest > 0 else 1.0
     return objective, max(

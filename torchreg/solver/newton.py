@@ -18,11 +18,11 @@ LARGEST = 3000
 ROOM = 200
 """Features that may enter a working set at once, or as many as there are already if more."""
 
-FORCING = 0.3
+FORCING = 0.15
 """The part of a violation that is left when the working set is given up for a larger one."""
 
 PATIENCE = 3
-"""Rounds without a smaller residual or objective after which rounding has the last word."""
+"""Rounds without headway after which rounding has the last word."""
 
 
 @dataclass
@@ -79,11 +79,13 @@ def newton(
     """
     loss, share = problem.loss, problem.loss.share.unsqueeze(1)
     columns = loss.columns(centred=problem.intercept is not None)
+    columns.gather(problem.weight.any(dim=0).nonzero().squeeze(1))
     if problem.intercept is not None and not bool(problem.weight.any()):
-        problem.intercept += loss.fit_intercept(loss.outputs(None, problem.intercept))
-    z = loss.outputs(problem.weight, problem.intercept)
+        problem.intercept += loss.fit_intercept(loss.start(problem.intercept))
+    eps = torch.finfo(loss.x.dtype).eps
     least, lowest, since = math.inf, math.inf, 0
     for round_ in range(iterations + 1):
+        z = loss.start(problem.intercept) + columns.times(problem.weight)  # afresh: no drift
         pull = share * loss.slope(z)
         gradient = pull.T @ loss.x
         level = pull.sum(dim=0)
@@ -95,13 +97,18 @@ def newton(
         if not math.isfinite(residual):
             raise ValueError("the loss or its gradient is not finite: scale the features.")
         value = float(loss.value(z.double()) + problem.penalty(problem.weight.double()))
-        since = 0 if residual < least or value < lowest else since + 1
+        headway = residual < 0.7 * least or value < lowest - eps * abs(lowest)
+        since = 0 if round_ == 0 or headway else since + 1
         least, lowest = min(least, residual), min(lowest, value)
         done = residual <= tolerance
         last = round_ == iterations or since == PATIENCE
         if done or gap is not None or last:
+            best = z
+            if problem.intercept is not None:
+                best = z + loss.fit_intercept(z)
+                gradient = (share * loss.slope(best)).T @ loss.x
             objective, found = duality_gap(
-                loss, problem.weight, problem.intercept, problem.l1, problem.l2
+                loss, best, gradient, problem.weight, problem.l1, problem.l2
             )
             small = gap is not None and found is not None and found <= gap * abs(objective)
             if done or small or last:
@@ -110,7 +117,7 @@ def newton(
         if not _gather(columns, problem.weight, waiting, distance):
             return None
         goal = max(0.3 * tolerance * problem.scale, FORCING * worst)
-        z = _settle(problem, columns, z, goal)
+        _settle(problem, columns, z, goal)
     raise AssertionError  # the last round returns
 
 
@@ -125,8 +132,8 @@ def _gather(columns: Columns, weight: Tensor, waiting: Tensor, distance: Tensor)
     return int(weight.ne(0).sum()) <= LARGEST
 
 
-def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> Tensor:
-    """Newton steps on the gathered columns until their distance is below the goal."""
+def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> None:
+    """Newton steps on the gathered columns until their distance is below the goal, or stays."""
     loss, block, share = problem.loss, columns.block, problem.loss.share.unsqueeze(1)
     quadratic, eps = isinstance(loss, LeastSquares), torch.finfo(z.dtype).eps
     intercept = problem.intercept is not None
@@ -134,6 +141,7 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> Tensor
     far = max(1.0, float(columns.mean.abs().max())) if intercept else 1.0
     allowed = None if problem.allowed is None else problem.allowed[:, columns.index]
     local = Linear(loss, weight, None, problem.l1, problem.l2, allowed)
+    least, since = math.inf, 0
     for _ in range(1 if quadratic else 20):
         pull = share * loss.slope(z)
         gradient = pull.T @ block
@@ -142,7 +150,9 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> Tensor
         worst = float(distance.max()) if distance.numel() else 0.0
         if intercept:  # as the gradient of columns that are not centred would feel it
             worst = max(worst, float(level.abs().max()) * far)
-        if worst <= goal:
+        since = 0 if worst < 0.7 * least else since + 1
+        least = min(least, worst)
+        if worst <= goal or since == 2:
             break
         pairs = (weight != 0) | (distance > 0)
         if quadratic and local.allowed is None:
@@ -151,7 +161,10 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> Tensor
         h = loss.hessian(z, columns, outs, at, intercept=intercept)
         h = h if quadratic else h.double()  # its rounding is mended by the next round's gradient
         count = len(outs)
-        h[:count, :count].diagonal().add_(2 * problem.l2)
+        if problem.l2:
+            ridge = torch.zeros_like(h[0])
+            ridge[:count] = 2 * problem.l2
+            h = h + ridge.diag()
         old = torch.cat([weight[outs, at], torch.zeros_like(level)]).to(h.dtype)
         slope = torch.cat([gradient[outs, at] + 2 * problem.l2 * weight[outs, at], level]).to(
             h.dtype
@@ -175,7 +188,6 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> Tensor
             centre = (change @ columns.mean[columns.index]) * step
             problem.intercept += step * move[count:] - centre
     problem.weight[:, columns.index] = weight
-    return z
 
 
 def _step(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 class NotConverged(UserWarning):
-    """A solver stopped before its tolerance: what it returns is no certified solution."""
+    """What a solver returns is no certified solution: it stopped too early, or there is none."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,11 @@ class Solution:
     iterations: int
 
     converged: bool
-    """Whether the tolerance that was asked for was met."""
+    """Whether the residual, or the gap, that was asked for was met, and there is a minimum.
+
+    For a network on a path (``fit=``), whose training solves nothing to rounding: whether the
+    residual is at most 0.1, or the tolerance that was given.
+    """
 
     def __str__(self) -> str:
         gap = "" if self.gap is None else f", duality gap {self.gap:.2g}"
@@ -41,7 +45,7 @@ def warn_unless_converged(solution: Solution, tolerance: float, stacklevel: int 
         warnings.warn(
             f"the solver stopped before its tolerance: {solution}; a residual of {tolerance:.2g} "
             "was asked for. Allow more iterations, scale the features, use float64, or ask for "
-            "less. (A logistic loss without any penalty has no minimum on separable data.)",
+            "less.",
             NotConverged,
             stacklevel=stacklevel + 1,
         )

@@ -1,6 +1,8 @@
 """One call for every convex problem: the quick way where the structure is known."""
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +10,10 @@ from torch import Tensor, nn
 from torchreg.penalties import L1, L2, ElasticNet, FixedSupport
 from torchreg.regularizer import Regularizer
 from torchreg.solver.fista import Objective, accelerated
-from torchreg.solver.losses import SampleLoss
+from torchreg.solver.losses import Logistic, SampleLoss
 from torchreg.solver.newton import Linear, newton
-from torchreg.solver.result import Solution, warn_unless_converged
+from torchreg.solver.result import NotConverged, Solution, warn_unless_converged
+from torchreg.solver.separation import separates
 
 
 def solve(
@@ -52,7 +55,9 @@ def solve(
         tolerance was met.
 
     Warns:
-        NotConverged: it stopped before its tolerance.
+        NotConverged: it stopped before its tolerance; or a linear model under
+            :class:`torchreg.Logistic` without a penalty separates the classes, and no weights
+            are the best ones.
 
     Raises:
         ValueError: the loss is not finite or no scalar of this model; two penalties act on one
@@ -109,8 +114,30 @@ def solve(
         solution = accelerated(
             Objective(regularizer, closure), tolerance=tolerance, iterations=steps or 20_000
         )
+    if _endless(regularizer, loss):
+        warnings.warn(
+            "the classes are separable and no penalty holds the weights: the logistic loss falls "
+            "for ever as they grow, so there is no minimiser, and what was found is no solution. "
+            "Use a strength above 0.",
+            NotConverged,
+            stacklevel=2,
+        )
+        return replace(solution, converged=False)
     warn_unless_converged(solution, tolerance)
     return solution
+
+
+def _endless(regularizer: Regularizer, loss: object) -> bool:
+    """Whether an unpenalised linear model separates the classes."""
+    model = regularizer.model
+    if not isinstance(loss, Logistic) or type(model) is not nn.Linear or loss.x.dim() != 2:
+        return False
+    held = any(
+        penalty.strength > 0 and not isinstance(penalty, FixedSupport)
+        for _, _, penalty in regularizer.items()
+    )
+    free = all(parameter.requires_grad for parameter in model.parameters())
+    return not held and free and separates(loss, model)
 
 
 def as_linear(regularizer: Regularizer, loss: object) -> Linear | None:
