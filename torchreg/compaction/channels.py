@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
+from torchreg.compaction.layers import Layer, is_depthwise, is_reader, is_through
 from torchreg.compaction.running import Example
-
-Layer = nn.Module | nn.Parameter
+from torchreg.compaction.varying import find_varying
 
 
 class Side(NamedTuple):
@@ -24,32 +24,6 @@ class Side(NamedTuple):
 
     layer: str
     end: Literal["in", "out", "through"]
-
-
-class Position(NamedTuple):
-    """A position of a layer and where the walk began, as torch-pruning's mappings read it."""
-
-    idx: int
-    root_idx: int
-
-
-def is_reader(layer: Layer) -> bool:
-    """Whether a layer mixes its inputs by a weight that can be cut: linear and convolution."""
-    return isinstance(layer, nn.Linear | _ConvNd) and not is_depthwise(layer)
-
-
-def is_depthwise(layer: Layer) -> bool:
-    """Whether a layer is a convolution of each channel by itself."""
-    return (
-        isinstance(layer, _ConvNd) and 1 < layer.groups == layer.out_channels == layer.in_channels
-    )
-
-
-def is_through(layer: Layer) -> bool:
-    """Whether a layer or parameter keeps channels apart, one position for each."""
-    if isinstance(layer, nn.PReLU):
-        return layer.num_parameters > 1
-    return isinstance(layer, _NormBase | nn.Parameter) or is_depthwise(layer)
 
 
 class Channels:
@@ -93,7 +67,9 @@ class Channels:
         self._why: dict[int, str] = {}
         self._join()
         self._number()
-        self.varying = self._find_varying()
+        self.varying = find_varying(
+            self.graph, names, self._inputs, lambda name: len(self.sides[Side(name, "through")])
+        )
 
     @classmethod
     def of(cls, model: nn.Module, example: Example) -> Self:
@@ -201,57 +177,6 @@ class Channels:
         self.count = len(numbers)
         self.blocked = {numbers[self._find(root)]: why for root, why in self._why.items()}
 
-    def _find_varying(self) -> dict[str, Tensor]:
-        """Follow from the inputs onward what depends on the example: a zero filter does not."""
-        after: dict[Any, Tensor] = {}
-        before: dict[str, Tensor] = {}
-        for node in _in_order(self.graph.module2node.values()):
-            layer = node.module
-            arriving = torch.zeros(0, dtype=torch.bool)
-            for source in node.inputs:
-                # A module that is used in a loop: whatever it makes, it may vary.
-                flags = after.get(source, torch.ones(1, dtype=torch.bool))
-                arriving = _merge(arriving, _carry(source, node, flags))
-            name = self._names.get(layer, "")
-            if is_reader(layer):
-                matrix = reads(layer)
-                if len(arriving) != matrix.shape[1]:
-                    arriving = torch.ones(matrix.shape[1], dtype=torch.bool)
-                before[name] = _merge(before.get(name, arriving), arriving)
-                after[node] = (matrix & before[name]).any(1)
-            elif isinstance(layer, nn.Embedding):
-                # Rows that differ: which one is read depends on the example.
-                after[node] = (layer.weight != layer.weight[:1]).any(0).cpu()
-            elif isinstance(layer, nn.Parameter):
-                after[node] = torch.zeros(layer.shape[self.dimension(name)], dtype=torch.bool)
-            elif is_through(layer):
-                alive = torch.ones(len(self.sides[Side(name, "through")]), dtype=torch.bool)
-                scale = layer.weight
-                if scale is not None and not isinstance(layer, nn.PReLU):
-                    alive = (scale != 0).reshape(len(alive), -1).any(1).cpu()
-                after[node] = arriving & alive if len(arriving) == len(alive) else alive
-            else:
-                known = isinstance(
-                    layer,
-                    tp.ops._ElementWiseOp | tp.ops._ConcatOp | tp.ops._SplitOp | tp.ops._ReshapeOp
-                    | tp.ops._SliceOp | tp.ops._OutputOp | tp.ops._UnbindOp | tp.ops._ExpandOp
-                    | nn.PReLU,
-                )  # fmt: skip
-                varies = not known or node.grad_fn in self._inputs
-                after[node] = torch.ones(1, dtype=torch.bool) if varies else arriving
-        return before
-
-
-def reads(layer: nn.Module) -> Tensor:
-    """Which outputs of a linear or convolution layer read which inputs: bool, (outputs, inputs)."""
-    weight: Any = layer.weight
-    nonzero: Tensor = (weight.detach() != 0).reshape(*weight.shape[:2], -1).any(2).cpu()
-    if not isinstance(layer, _ConvNd):
-        return nonzero
-    blocks = [b.T if layer.transposed else b for b in nonzero.chunk(layer.groups)]
-    joined: Tensor = torch.block_diag(*blocks)
-    return joined > 0
-
 
 def _trace(model: nn.Module, run: Example) -> Any:
     def mark(output: Any) -> list[Tensor]:
@@ -262,48 +187,7 @@ def _trace(model: nn.Module, run: Example) -> Any:
         return tp.DependencyGraph().build_dependency(
             model,
             example_inputs=(),
-            forward_fn=lambda m, _: run(m),
+            forward_fn=lambda m, _: run.direct(m),
             output_transform=mark,
             verbose=False,
         )
-
-
-def _in_order(nodes: Any) -> list[Any]:
-    """Every node after those it reads from, as far as there is no cycle."""
-    order: list[Any] = []
-    seen: set[Any] = set()
-    for first in nodes:
-        stack = [(first, False)]
-        while stack:
-            node, done = stack.pop()
-            if done:
-                order.append(node)
-            elif node not in seen:
-                seen.add(node)
-                stack.append((node, True))
-                stack += [(source, False) for source in node.inputs if source not in seen]
-    return order
-
-
-def _carry(source: Any, node: Any, flags: Tensor) -> Tensor:
-    """Take flags from the outputs of one node to the inputs of the next."""
-    mappings = next(dep.index_mapping for dep in source.dependencies if dep.target is node)
-    positions = [Position(i, i) for i in range(len(flags))]
-    for mapping in mappings:
-        if mapping is not None:
-            positions = mapping(positions)
-    carried = torch.zeros(max((p.idx for p in positions), default=-1) + 1, dtype=torch.bool)
-    for p in positions:
-        carried[p.idx] |= flags[p.root_idx]
-    return carried
-
-
-def _merge(one: Tensor, other: Tensor) -> Tensor:
-    """Either flag; a single one counts for every position, a shorter one is filled up."""
-    if len(one) == 0 or len(other) == 0:
-        return one if len(other) == 0 else other
-    if len(one) == 1 or len(other) == 1:
-        return one | other
-    size = max(len(one), len(other))
-    one, other = (nn.functional.pad(f, (0, size - len(f))) for f in (one, other))
-    return one | other

@@ -108,7 +108,6 @@ class Trial:
     def smaller(self, plan: Plan, model: nn.Module) -> nn.Module:
         """A copy of the model, in whichever precision, without what goes."""
         small = copy.deepcopy(model)
-        small.zero_grad(set_to_none=True)
         cut(small, self.channels, plan.removed, self.arriving)
         return small
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from torchreg.compaction.channels import Channels, Side, is_reader
+from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.layers import is_reader
 from torchreg.compaction.removable import tied
 from torchreg.compaction.running import Example, check_model, run_once
 from torchreg.groups import Grouping, columns, filters, input_channels

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from torchreg.compaction.channels import Channels, Side, is_reader, reads
+from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.layers import is_reader, reads
 from torchreg.compaction.running import Example
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from torchreg.compaction.channels import Channels, Side, is_depthwise, is_reader, is_through, reads
+from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.layers import is_depthwise, is_reader, is_through, reads
 from torchreg.compaction.removable import Plan
-from torchreg.compaction.running import Example, check_model
+from torchreg.compaction.running import Example, check_model, run_once
 
 
 class Change(NamedTuple):
@@ -147,7 +148,8 @@ def latency(
         seconds: how long to measure each model at each size.
 
     Raises:
-        ValueError: the tensors of the example have no batch dimension in common.
+        TypeError, ValueError: as :func:`compact`; the tensors of the example have no batch
+            dimension in common.
 
     Example:
         >>> for one in latency(nn.Linear(256, 256).eval(), nn.Linear(256, 8).eval(),
@@ -160,11 +162,13 @@ def latency(
     timings = []
     for batch in batches:
         run = call.repeated(batch)
+        for model in (before, after):
+            run_once(model, run)
         turns: tuple[list[float], list[float]] = ([], [])
         for _ in range(3):
             for model, times in zip((before, after), turns, strict=True):
                 timer = Timer(
-                    "with torch.no_grad(): run(model)",
+                    "with torch.no_grad(): run.direct(model)",
                     globals={"run": run, "model": model, "torch": torch},
                     num_threads=torch.get_num_threads(),
                 )

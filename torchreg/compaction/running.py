@@ -74,7 +74,11 @@ class Example:
             )
 
     def __call__(self, model: nn.Module) -> Any:
-        """Call the model."""
+        """Call the model with copies of the tensors, which it may change in place."""
+        return self.map(Tensor.clone).direct(model)
+
+    def direct(self, model: nn.Module) -> Any:
+        """Call the model with the tensors themselves."""
         return model(*self.args, **self.keywords)
 
     def __str__(self) -> str:

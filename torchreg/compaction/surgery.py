@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from torchreg.compaction.channels import Channels, Side, is_depthwise
+from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.layers import is_depthwise
 from torchreg.compaction.removable import Arriving
 
 

@@ -1,0 +1,68 @@
+"""Groups whose zeros can be removed: found before training, gone after it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import torchreg as tr
+from experiments import models
+from tests.compaction import alive, compacted, images, transformer
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (models.LeNet300_100, (2, 1, 28, 28)),
+        (models.LeNet5Caffe, (2, 1, 28, 28)),
+        (models.small_vgg, (2, 3, 32, 32)),
+        (lambda: models.ResNet([8, 16], 2, 10, projected=True), (2, 3, 16, 16)),
+        (transformer, (2, 3, 16, 16)),
+    ],
+)
+def test_a_removable_group_is_removed_with_its_channel(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    model = alive(make()).train()  # as a user asks, before training
+    groups = tr.removable_groups(model, torch.randn(shape))
+    assert groups
+    inputs = {name: model.get_parameter(name).shape[1] for name in groups}
+    for name, grouping in groups.items():
+        weight = model.get_parameter(name).detach()
+        grouping(weight)[0].mul_(0)  # a view, so that the weight itself is changed
+        if grouping(weight)[0].any():
+            rows = grouping(torch.arange(weight.numel()).view(weight.shape))[0]
+            weight.view(-1)[rows] = 0
+    model.eval()
+    small, _ = compacted(model, torch.randn(shape), images(*shape))
+    for name in groups:
+        assert small.get_parameter(name).shape[1] < inputs[name], name
+
+
+def test_shared_channels_are_groups_on_request() -> None:
+    model = models.ResNet([8, 16], 2, 10, projected=True)
+    alone = tr.removable_groups(model, torch.randn(1, 3, 16, 16))
+    shared = tr.removable_groups(model, torch.randn(1, 3, 16, 16), shared=True)
+    assert list(alone) == [f"stage{s}.{b}.conv2.weight" for s in (1, 2) for b in (0, 1)]
+    assert set(alone) < set(shared)
+    assert "fc.weight" in shared
+    assert "conv.weight" not in shared  # it reads the image
+
+
+def test_trained_groups_make_a_smaller_model() -> None:
+    model = models.LeNet5Caffe()
+    x, y = torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
+    groups = tr.removable_groups(model, x[:2])
+    regularizer = tr.Regularizer(
+        model, {name: tr.GroupLasso(3e-3, groups=group) for name, group in groups.items()}
+    )
+    optimizer = tr.ProximalOptimizer(torch.optim.Adam(model.parameters(), lr=3e-3), regularizer)
+    for _ in range(25):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    _, report = compacted(model.eval(), x[:2], [x])
+    assert report.parameters.kept < 0.9
+    assert report.multiply_adds.kept < 1
+    assert report.file_bytes.kept < 0.9

@@ -1,0 +1,104 @@
+"""What is refused, with the mend, and that the model of the caller is left alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchreg as tr
+from experiments import models
+from tests.compaction import alive, compacted, images, untouched, zero, zero_inputs
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "told"),
+    [
+        (lambda m, x: (m.train(), x), ValueError, r"call model.eval\(\)"),
+        (lambda m, x: (m, x[:, :, :20, :20]), ValueError, "does not run on the example"),
+        (lambda m, _: (m, "image"), TypeError, "expected an example input"),
+        (lambda m, x: (m.state_dict(), x), TypeError, "expected a torch.nn.Module"),
+        (lambda m, x: (m, torch.full_like(x, torch.nan)), ValueError, "not finite"),
+        (lambda m, x: (torch.compile(m), x), TypeError, "_orig_mod"),
+        (lambda m, x: (nn.DataParallel(m).eval(), x), TypeError, "model.module"),
+        (
+            lambda m, x: (m.fc1.register_forward_hook(lambda *_: None) and m, x),
+            ValueError,
+            "has hooks",
+        ),
+        (
+            lambda m, x: (nn.utils.parametrizations.weight_norm(m.fc1) and m, x),
+            ValueError,
+            "remove_parametrizations",
+        ),
+    ],
+)
+def test_bad_input_is_told_and_leaves_the_model_alone(
+    spoil: Callable[[Any, Any], tuple[Any, Any]], error: type[Exception], told: str
+) -> None:
+    model = zero_inputs(alive(models.LeNet5Caffe()))
+    x = torch.randn(2, 1, 28, 28)
+    spoilt, given = spoil(model, x)
+    for reads in (tr.compact, tr.removable_groups, tr.to_csr):
+        if reads is tr.removable_groups and "eval" in told:
+            continue  # which is asked for before training
+        if reads is not tr.compact and "not finite" in told:
+            continue  # which compares no outputs
+        with untouched(model, x), pytest.raises(error, match=told):
+            reads(spoilt, given)
+
+
+def test_a_model_that_changes_its_input_is_given_a_copy() -> None:
+    class Centred(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5))
+
+    for dtype in (torch.float32, torch.float64):
+        model = nn.Sequential(Centred(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
+        zero(model.get_parameter("2.weight"), (slice(None), slice(3)))
+        x = torch.randn(5, 4, dtype=dtype)
+        with untouched(x):
+            small, report = tr.compact(model.to(dtype), x)
+            assert list(tr.removable_groups(model, x)) == ["2.weight"]
+            tr.latency(model, small, x, (1,), seconds=0.001)
+            tr.to_csr(model, x, seconds=0.001)
+        assert tuple(report.layers["0"]) == (8, 5)
+        with torch.no_grad():
+            torch.testing.assert_close(small(x.clone()), model(x.clone()))
+
+
+def test_what_is_random_is_refused() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(super().forward(x), training=True)
+
+    with pytest.raises(ValueError, match="other outputs for the same input"):
+        tr.compact(nn.Sequential(Noisy(4, 8), nn.Linear(8, 2)).eval(), torch.randn(16, 4))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_frozen_parameters_stay_frozen_and_gradients_are_not_carried_over(first: int) -> None:
+    model = zero_inputs(alive(models.small_vgg()))
+    for parameter in list(model.parameters())[first::2]:
+        parameter.requires_grad_(False)
+    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    small, _ = compacted(model, torch.randn(1, 3, 32, 32), images(2, 3, 32, 32))
+    frozen = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: p.requires_grad for name, p in small.named_parameters()} == frozen
+    assert all(p.grad is None for p in small.parameters())
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        (lambda w: w[:, :2], "must be in exactly one group"),
+        (lambda w: torch.cat([w, w]).flatten(1), "must not overlap"),
+        (lambda w: w.sum(), "must return a matrix"),
+        ("filters", "must be a function from a weight"),
+    ],
+)
+def test_groups_that_do_not_cover_the_weight(groups: Any, told: str) -> None:
+    model = models.LeNet300_100()
+    with untouched(model), pytest.raises((TypeError, ValueError), match=told):
+        tr.Regularizer(model, tr.GroupLasso(1e-3, groups=groups))()

@@ -1,0 +1,105 @@
+"""The small model in use: saved, exported, timed, and stored sparsely."""
+
+import copy
+import io
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnx.reference
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchreg as tr
+from experiments import models
+from tests.compaction import alive, hooks, untouched, zero_inputs
+from torchreg.compaction import CSRLinear
+
+
+def test_the_small_model_is_saved_exported_and_read_by_onnx() -> None:
+    model = zero_inputs(alive(models.LeNet5Caffe()))
+    x = torch.randn(2, 1, 28, 28)
+    small, _ = tr.compact(model, x)
+    file = io.BytesIO()
+    torch.save(small.state_dict(), file)
+    file.seek(0)
+    small.load_state_dict(torch.load(file, weights_only=True))
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(torch.export.export(small, (x,)).module()(x), expected)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own making
+            program = torch.onnx.export(small, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    onnx.checker.check_model(program.model_proto)
+    session = onnx.reference.ReferenceEvaluator(program.model_proto)
+    (found,) = session.run(None, {session.input_names[0]: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+class Seen(nn.Linear):
+    """A layer that notes every batch it is given, and whether gradients were on."""
+
+    def __init__(self, outputs: int, log: list[tuple[int, int, bool]]) -> None:
+        super().__init__(6, outputs)
+        self.log = log
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.log.append((self.out_features, len(x), torch.is_grad_enabled()))
+        return super().forward(x)
+
+
+def test_latency_is_measured_at_each_batch_size() -> None:
+    log: list[tuple[int, int, bool]] = []
+    before, after = Seen(9, log).eval(), Seen(2, log).eval()
+    x = torch.randn(3, 6)
+    with untouched(before, after, x):
+        timed = tr.latency(before, after, x, (1, 16), seconds=0.003)
+    assert [one.batch for one in timed] == [1, 16]
+    assert all(one.before > 0 and one.after > 0 for one in timed)
+    turns = [seen for seen, _ in itertools.groupby(log)]
+    assert turns == [(outputs, batch, False) for batch in (1, 16) for outputs in (9, 2) * 4]
+    assert str(tr.compaction.Latency(8, 0.004, 0.001)) == (
+        "batch 8: 4 ms -> 1 ms (4 times as fast)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "told"),
+    [
+        (lambda m, x: (m, m, (x, torch.randn(2))), ValueError, "no batch dimension in common"),
+        (lambda m, x: (copy.deepcopy(m).train(), m, x), ValueError, r"call model.eval\(\)"),
+        (lambda m, x: (m, copy.deepcopy(m).train(), x), ValueError, r"call model.eval\(\)"),
+        (lambda m, x: (m, "small", x), TypeError, "expected a torch.nn.Module"),
+        (lambda m, _: (m, m, None), TypeError, "expected an example input"),
+        (lambda m, x: (m, m, x[:, :3]), ValueError, "does not run on the example, shaped"),
+    ],
+)
+def test_latency_of_what_cannot_be_timed(
+    spoil: Callable[[Any, Any], tuple[Any, Any, Any]], error: type[Exception], told: str
+) -> None:
+    model, x = nn.Linear(6, 2).eval(), torch.randn(3, 6)
+    spoilt = spoil(model, x)
+    with untouched(model, x), pytest.raises(error, match=told):
+        tr.latency(*spoilt, seconds=0.001)
+
+
+def test_sparse_layers_compute_the_same_and_are_chosen_by_the_clock() -> None:
+    model: Any = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 8)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand(512, 512) < 0.002)
+    x = torch.randn(4, 16, 512)
+    with untouched(model, x):
+        small, measured = tr.to_csr(model, x, seconds=0.02)
+    assert not any(m.training or hooks(m) for m in small.modules())
+    assert measured["0"].density < 0.004
+    for name, one in measured.items():
+        assert isinstance(small.get_submodule(name), CSRLinear) == (one.sparse < one.dense)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), model(x))
+        assert isinstance(model[0], nn.Linear)
+        sparse = CSRLinear(model[0])
+        torch.testing.assert_close(sparse(x[0, 0]), model[0](x[0, 0]))

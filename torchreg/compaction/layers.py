@@ -1,0 +1,40 @@
+"""Which layers hold channels, and what a layer reads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+Layer = nn.Module | nn.Parameter
+
+
+def is_reader(layer: Layer) -> bool:
+    """Whether a layer mixes its inputs by a weight that can be cut: linear and convolution."""
+    return isinstance(layer, nn.Linear | _ConvNd) and not is_depthwise(layer)
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Whether a layer is a convolution of each channel by itself."""
+    return (
+        isinstance(layer, _ConvNd) and 1 < layer.groups == layer.out_channels == layer.in_channels
+    )
+
+
+def is_through(layer: Layer) -> bool:
+    """Whether a layer or parameter keeps channels apart, one position for each."""
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters > 1
+    return isinstance(layer, _NormBase | nn.Parameter) or is_depthwise(layer)
+
+
+def reads(layer: nn.Module) -> Tensor:
+    """Which outputs of a linear or convolution layer read which inputs: bool, (outputs, inputs)."""
+    weight: Any = layer.weight
+    nonzero: Tensor = (weight.detach() != 0).reshape(*weight.shape[:2], -1).any(2).cpu()
+    if not isinstance(layer, _ConvNd):
+        return nonzero
+    blocks = [b.T if layer.transposed else b for b in nonzero.chunk(layer.groups)]
+    joined: Tensor = torch.block_diag(*blocks)
+    return joined > 0
