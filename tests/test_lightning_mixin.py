@@ -253,6 +253,23 @@ def test_callbacks_of_ones_own_do_not_displace_the_penalty(kind: type[Proximal])
 
 
 @MODES
+@pytest.mark.parametrize("first", [True, False])
+def test_callbacks_configured_on_the_instance_do_not_displace_the_penalty(
+    kind: type[Proximal], first: bool
+) -> None:
+    class Mixed(*((RegularizedMixin, Plain) if first else (Plain, RegularizedMixin))):  # type: ignore[misc]
+        regularization = kind.regularization
+        configure_regularizer = kind.configure_regularizer
+
+    module: Any = Mixed()
+    module.configure_callbacks = Timer
+    running = fit(module)
+    assert any(isinstance(c, Timer) for c in cast(Any, running).callbacks)
+    assert same(module, by_hand(mode=module.regularization))
+    fit(copy.deepcopy(module))
+
+
+@MODES
 def test_training_step_replaced_on_the_instance_is_penalised_too(kind: type[Proximal]) -> None:
     module = kind()
 
