@@ -12,7 +12,7 @@ from torch import nn
 
 from experiments.data import DataError
 from experiments.flag_types import amount, count, fraction, positive, rate, share
-from experiments.penalties import GROUPED, GROUPS, JUMPING, SINGLE
+from experiments.penalties import GROUP_CHOICES, GROUPED, JUMPING, PENALTY_CHOICES
 
 EPILOG = """\
 A run that was interrupted goes on where it stopped when the same command is given again, and
@@ -88,7 +88,7 @@ def parser(
     group.add_argument("--model", choices=names, default=names[0], help="the network")
     group.add_argument(
         "--penalty",
-        choices=("none", *SINGLE, "elasticnet", *GROUPED),
+        choices=PENALTY_CHOICES,
         default="l1",
         help="none is dense; the README has a table of the others",
     )
@@ -120,7 +120,7 @@ def parser(
     group.add_argument("--l2", type=amount, default=0.0, help="l2 of --penalty elasticnet")
     group.add_argument(
         "--groups",
-        choices=("removable", *GROUPS),
+        choices=GROUP_CHOICES,
         default="removable",
         help="of a group penalty; removable: what a smaller network can do without",
     )

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -21,33 +21,46 @@ try:
 
     from experiments import digits_report as report
     from experiments import digits_training as training
-    from experiments.digits_training import METHODS, Run, Settings
+    from experiments.digits_methods import ASKED, COMPARED, METHODS, Method, method_name
+    from experiments.digits_training import Run, Settings
+    from experiments.penalties import GROUP_CHOICES, GROUPED, PENALTY_CHOICES
 except ImportError as error:
     raise SystemExit(
         f'{error}\nThe experiments need more than torch: pip install "torchreg-prox[experiments]"'
     ) from error
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(
         prog="python -m experiments.digits",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    made.add_argument(
         "--out",
         type=_folder,
         default=Path("runs/digits"),
         help="folder for the results, and for the finished runs (default: %(default)s)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--seed",
         type=_at_least(0),
         default=1,
         help="draws the splits and the initial weights (default: %(default)s)",
     )
-    length = parser.add_mutually_exclusive_group()
+    made.add_argument(
+        "--penalty",
+        choices=PENALTY_CHOICES,
+        help="compare this one too, in the proximal optimizer; the README has a table of them",
+    )
+    made.add_argument(
+        "--groups",
+        choices=GROUP_CHOICES,
+        help="of a group penalty; removable (the default): what a neuron is read by, so that "
+        "zeros make a smaller network, which is then shown",
+    )
+    length = made.add_mutually_exclusive_group()
     length.add_argument(
         "--steps",
         type=_at_least(1),
@@ -61,17 +74,36 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         const=150,
         help="150 steps each: a look in some seconds, far from settled",
     )
-    parser.add_argument(
+    made.add_argument(
         "--jobs",
         type=_at_least(1),
         default=min(2, os.cpu_count() or 1),
         help="runs trained side by side, one core each; no result depends on it "
         "(default: %(default)s)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--fresh", action="store_true", help="discard the finished runs in the folder first"
     )
-    return parser.parse_args(argv)
+    return made
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line, and refuse what would do nothing."""
+    made = parser()
+    args = made.parse_args(argv)
+    if args.penalty in COMPARED:
+        made.error(
+            f"--penalty {args.penalty} is compared anyway, as {COMPARED[args.penalty]!r}: leave it "
+            "out"
+        )
+    if args.groups and args.penalty not in GROUPED:
+        made.error(
+            f"--groups belongs to a group penalty: give --penalty {' or '.join(GROUPED)} too, or "
+            "leave --groups out"
+        )
+    if args.penalty in GROUPED and not args.groups:
+        args.groups = GROUP_CHOICES[0]
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.fresh:
             for file in (*folder.glob("*.json"), *folder.glob("*.pt")):
                 file.unlink()
-        finished = complete(args.seed, args.steps, folder, args.jobs)
+        methods = dict(METHODS)
+        if args.penalty:
+            name = method_name(args.penalty, args.groups)
+            methods[name] = ASKED[name]
+        finished = complete(methods, args.seed, args.steps, folder, args.jobs)
         print(report.write(finished, folder, args.out))
     except KeyboardInterrupt:
         kept = len(list(folder.glob("*.json")))
@@ -106,12 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def complete(seed: int, steps: int, folder: Path, jobs: int) -> list[Run]:
+def complete(
+    methods: Mapping[str, Method], seed: int, steps: int, folder: Path, jobs: int
+) -> list[Run]:
     """All runs of the grid, in its order: those found finished, and the others trained now."""
     code = training.fingerprint()
     grid = [
         Settings(name, strength, seed, steps, code)
-        for name, method in METHODS.items()
+        for name, method in methods.items()
         for strength in method.strengths
     ]
     finished: dict[Settings, Run] = {}

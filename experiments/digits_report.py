@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 import torchreg as tr
+from experiments import digits_smaller as smaller
 from experiments import digits_training as training
 from experiments import results
-from experiments.digits_training import METHODS, SHAPE, Run, Split
+from experiments.digits_methods import ASKED
+from experiments.digits_smaller import Smaller
+from experiments.digits_training import SHAPE, Run, Split
 from torchreg import plots
 
 RULE = (
@@ -55,23 +58,34 @@ def write(runs: Sequence[Run], folder: Path, out: Path) -> str:
     torch.set_num_threads(1)
     train, validation, test = training.load(runs[0].settings.seed)
     chosen = evaluate(
-        [
-            choose([run for run in runs if run.settings.method == name], len(validation.y))
-            for name in METHODS
-        ],
-        folder,
-        test,
+        [choose(of, len(validation.y)) for of in by_method(runs).values()], folder, test
     )
-    text = f"{results.table(*_table(chosen))}\n\n{_notes(chosen, len(test.y))}\n"
-    markdown = f"{results.table(*_table(chosen), markdown=True)}\n\n{_notes(chosen, len(test.y))}\n"
+    shrunk = {
+        c.run.settings.method: smaller.shrink(training.trained(c.run, folder), validation)
+        for c in chosen
+        if c.run.settings.method in ASKED and ASKED[c.run.settings.method].groups
+    }
+    notes = _notes(chosen, shrunk, len(test.y))
+    text = f"{results.table(*_table(chosen))}\n\n{notes}\n"
+    markdown = f"{results.table(*_table(chosen), markdown=True)}\n\n{notes}\n"
     results.write_text(out / "table.txt", text)
     results.write_text(out / "table.md", markdown)
-    results.write_json(out / "results.json", _numbers(runs, chosen))
+    results.write_json(out / "results.json", _numbers(runs, chosen, shrunk))
     pictures = draw(runs, chosen, folder, train)
+    for one in shrunk.values():
+        pictures["neurons.png"] = plots.kept_channels(one.compaction.layers)
     for name, figure in pictures.items():
         results.write_figure(out / name, figure)
     names = ", ".join(["table.txt", "table.md", "results.json", *pictures])
     return f"\n{text}\nWritten to {out}: {names}"
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each method, by its name, in order."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.settings.method, []).append(run)
+    return found
 
 
 def evaluate(runs: Sequence[Run], folder: Path, test: Split) -> list[Chosen]:
@@ -88,15 +102,15 @@ def draw(
     runs: Sequence[Run], chosen: Sequence[Chosen], folder: Path, train: Split
 ) -> dict[str, Any]:
     """The four pictures, matplotlib figures, by file name."""
-    names = list(METHODS)
+    grid = by_method(runs)
+    names = list(grid)
     models = {name: training.trained(c.run, folder) for name, c in zip(names, chosen, strict=True)}
     weights: dict[str, Tensor] = {
         name: torch.cat([w.detach().flatten() for w in tr.select(model).values()])
         for name, model in models.items()
     }
-    mapped = ("no penalty", "L1 in the loss", "proximal L1")
+    mapped = ["no penalty", "L1 in the loss", "proximal L1", *(n for n in names if n in ASKED)]
     first = {name: models[name].get_parameter("0.weight") for name in mapped}
-    grid = {name: [run for run in runs if run.settings.method == name] for name in names}
     return {
         "accuracy_sparsity.png": plots.frontier(
             {name: [(run.exact, run.validation) for run in one] for name, one in grid.items()},
@@ -144,7 +158,7 @@ def _residual(value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:#.2g}"
 
 
-def _notes(chosen: Sequence[Chosen], samples: int) -> str:
+def _notes(chosen: Sequence[Chosen], shrunk: Mapping[str, Smaller], samples: int) -> str:
     by_name = {c.run.settings.method: c for c in chosen}
     plain, loss, proximal = (by_name[n] for n in ("no penalty", "L1 in the loss", "proximal L1"))
     error = math.sqrt(plain.test * (1 - plain.test) / samples)
@@ -155,6 +169,7 @@ def _notes(chosen: Sequence[Chosen], samples: int) -> str:
         f"against {plain.test:.1%} without a penalty: "
         f"{100 * (proximal.test - plain.test):+.1f} points, where one standard error is "
         f"{100 * error:.1f}.",
+        *(smaller.tell(name, one) for name, one in shrunk.items()),
         f"How a strength was chosen: {RULE}",
         "Columns: strength is l1 (l2 for L2; Elastic Net has l1 = l2). Near zeros are |w| <= "
         "0.001, exact ones among them. Pixels are the inputs that the first layer uses. "
@@ -167,9 +182,13 @@ def _notes(chosen: Sequence[Chosen], samples: int) -> str:
     return "\n\n".join(textwrap.fill(note, 96) for note in notes)
 
 
-def _numbers(runs: Sequence[Run], chosen: Sequence[Chosen]) -> dict[str, Any]:
+def _numbers(
+    runs: Sequence[Run], chosen: Sequence[Chosen], shrunk: Mapping[str, Smaller]
+) -> dict[str, Any]:
+    found = {name: smaller.numbers(one) for name, one in shrunk.items()}
     return {
         "rule": RULE,
         "chosen": [{**asdict(c.run), "test": c.test, "inputs": c.inputs} for c in chosen],
         "grid": [asdict(run) for run in runs],
+        **({"compact": found} if found else {}),
     }

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import torchreg as tr
-from experiments import results
+from experiments import digits_methods, penalties, results
+from experiments.digits_methods import ASKED, METHODS
 
 SHAPE = (8, 8)
-STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 4e-3)
 
 
 class Split(NamedTuple):
@@ -53,29 +52,6 @@ def network() -> nn.Sequential:
     )
 
 
-def elastic_net(strength: float) -> tr.ElasticNet:
-    """Both parts of the elastic net grow together."""
-    return tr.ElasticNet(l1=strength, l2=strength)
-
-
-class Method(NamedTuple):
-    """How a penalty is applied, and the strengths that are tried."""
-
-    penalty: Callable[[float], tr.Penalty] | None = None
-    strengths: tuple[float, ...] = STRENGTHS
-    proximal: bool = False
-
-
-METHODS = {
-    "no penalty": Method(strengths=(0.0,)),
-    "L2 in the loss": Method(tr.L2, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
-    "L1 in the loss": Method(tr.L1),
-    "Elastic Net in the loss": Method(elastic_net),
-    "proximal L1": Method(tr.L1, proximal=True),
-    "proximal Elastic Net": Method(elastic_net, proximal=True),
-}
-
-
 @dataclass(frozen=True)
 class Settings:
     """All that a run depends on: two runs with equal settings give equal numbers."""
@@ -95,10 +71,10 @@ class Settings:
 
 
 def fingerprint() -> str:
-    """A short hash of torchreg, of this file and of torch's version."""
-    here = Path(__file__)
+    """A short hash of torchreg, of the methods, of this file and of torch's version."""
+    here = [Path(__file__), Path(digits_methods.__file__), Path(penalties.__file__)]
     digest = hashlib.sha256(torch.__version__.encode())
-    for file in (here, *sorted(Path(tr.__file__).parent.rglob("*.py"))):
+    for file in (*here, *sorted(Path(tr.__file__).parent.rglob("*.py"))):
         if file.parent.name != "plots":  # pictures change no number
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
@@ -135,10 +111,10 @@ def train(settings: Settings, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     training, validation, _ = load(settings.seed)
-    method = METHODS[settings.method]
+    method = (METHODS | ASKED)[settings.method]
     model = network()
     regularizer = (
-        tr.Regularizer(model, method.penalty(settings.strength)) if method.penalty else None
+        method.regularizer(model, settings.strength, training.x[:2]) if method.penalty else None
     )
     # A full batch has no noise to average: a short memory of the curvature settles sooner. With
     # torch's eps of 1e-8 the network without a penalty, its gradient gone, is thrown about.
@@ -147,7 +123,12 @@ def train(settings: Settings, folder: Path) -> None:
     )
     if method.proximal and regularizer is not None:
         optimizer = tr.ProximalOptimizer(optimizer, regularizer)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler | tr.StrengthSchedule] = [
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    ]
+    if method.rise and regularizer is not None:
+        rising = tr.schedule.linear(settings.steps // 2)
+        schedulers.append(tr.StrengthSchedule(regularizer, rising))
 
     taken: list[tuple[int, float, float]] = []
     every = max(1, settings.steps // 100)
@@ -161,7 +142,8 @@ def train(settings: Settings, folder: Path) -> None:
             loss = loss + regularizer()
         loss.backward()
         optimizer.step()
-        scheduler.step()
+        for scheduler in schedulers:
+            scheduler.step()
     seconds = time.perf_counter() - start
 
     final = cross_entropy(model(training.x), training.y)

@@ -1,7 +1,6 @@
 """The networks as LightningModules: a dense baseline, and the same with a penalty."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,8 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import torchreg as tr
 from experiments.cli import Flags
-from experiments.penalties import GROUPED, GROUPS, SINGLE
-from torchreg.groups import Grouping
+from experiments.penalties import GROUPED, SINGLE, groupings
 from torchreg.lightning import RegularizedMixin
 from torchreg.schedule import multiply_adds
 
@@ -131,11 +129,7 @@ def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regu
     if flags.penalty in SINGLE:
         return tr.Regularizer(model, SINGLE[flags.penalty](strength), flags.where)
     example = example.to(next(model.parameters()).device)
-    found: Mapping[str, Grouping] = (
-        dict.fromkeys(tr.select(model, flags.where), GROUPS[flags.groups])
-        if flags.groups in GROUPS
-        else tr.removable_groups(model, example)
-    )
+    found = groupings(model, flags.groups, example, flags.where)
     # A budget of multiply-adds is spent best where each of them is as dear as any other.
     price = multiply_adds(model, example) if flags.multiply_adds else dict.fromkeys(found, 1.0)
     make = GROUPED[flags.penalty]

@@ -1,10 +1,11 @@
 """The penalties, and the groups for them, that flags can name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import torchreg as tr
+from torchreg.groups import Grouping
 
 SINGLE: dict[str, Callable[[float], tr.Penalty]] = {
     "l1": tr.L1,
@@ -28,3 +29,22 @@ GROUPS: dict[str, Callable[[Tensor], Tensor]] = {
 
 JUMPING = {"l0", "lhalf", "group-l0"}
 """Those under which every zero is stationary: nothing returns, so the strength must rise slowly."""
+
+PENALTY_CHOICES = ("none", *SINGLE, "elasticnet", *GROUPED)
+GROUP_CHOICES = ("removable", *GROUPS)
+
+
+def groupings(
+    model: nn.Module, groups: str, example: Tensor, where: Sequence[str] | None = None
+) -> Mapping[str, Grouping]:
+    """The groups that a flag names, by the name of each parameter.
+
+    Args:
+        model: the network.
+        groups: one of ``GROUP_CHOICES``.
+        example: a batch for the model, from which ``removable`` follows the channels.
+        where: parameters for all groups but ``removable``, which finds its own.
+    """
+    if groups == "removable":
+        return tr.removable_groups(model, example)
+    return dict.fromkeys(tr.select(model, where), GROUPS[groups])

@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import torchreg as tr
 from experiments import digits, digits_report, digits_training
-from experiments.digits_training import METHODS, Run, Settings
+from experiments.digits_methods import METHODS
+from experiments.digits_training import Run, Settings
 
 pytestmark = pytest.mark.filterwarnings("error")
 RUNS = sum(len(method.strengths) for method in METHODS.values())
@@ -79,6 +81,47 @@ def test_l1_in_the_loss_leaves_no_exact_zero_and_proximal_l1_does(
     assert set(exact["L1 in the loss"]) == {0.0}
     assert max(exact["proximal L1"]) > 0.5
     assert max(exact["proximal Elastic Net"]) > 0.5
+
+
+def test_a_group_penalty_stands_beside_the_others_and_its_network_is_cut_down(
+    whole: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runs of the six methods are taken over, so the two commands share all but one row."""
+    shutil.copytree(whole[0] / "runs", tmp_path / "runs")
+    flags = ["--penalty", "group-lasso", "--groups", "removable"]
+    threads = torch.get_num_threads()
+    try:
+        assert digits.main(["--steps", STEPS, "--jobs", "1", "--out", str(tmp_path), *flags]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    assert f"{RUNS} of {RUNS + 5} runs were finished before" in told
+    before, after = ((out / "table.txt").read_text().split("\n\n")[0].splitlines()
+                     for out in (whole[0], tmp_path))  # fmt: skip
+    assert [line.split() for line in after[2:-1]] == [line.split() for line in before[2:]]
+    assert after[-1].startswith("group-lasso, removable ")
+
+    found = json.loads((tmp_path / "results.json").read_text())
+    (compact,) = found["compact"].values()
+    assert (tmp_path / "neurons.png").read_bytes().startswith(b"\x89PNG")
+    assert "neurons.png" in told
+    # What is told is what a network cut down here and now has, and its outputs are the same.
+    chosen = Settings(**found["chosen"][-1]["settings"])
+    run = digits_training.read(chosen, tmp_path / "runs")
+    assert run is not None
+    model = digits_training.trained(run, tmp_path / "runs").eval()
+    x = digits_training.load(chosen.seed)[2].x
+    small, _ = tr.compact(model, x[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), model(x))
+    sizes = [len(small.get_parameter(f"{layer}.bias")) for layer in (0, 2, 4)]
+    count = sum(p.numel() for p in small.parameters())
+    assert sizes[0] < 100
+    assert sizes[1] < 50
+    assert "-".join(map(str, sizes)) + " of 100-50-10 neurons" in " ".join(told.split())
+    assert f"{count:,} of 12,060 parameters" in " ".join(told.split())
+    assert compact["parameters"] == [12060, count]
+    assert compact["difference"] < 1e-4
 
 
 def test_killed_midway_it_resumes_to_the_table_of_an_uninterrupted_run(
@@ -195,40 +238,3 @@ def test_a_run_with_other_settings_is_never_taken(tmp_path: Path) -> None:
     (tmp_path / f"{settings.key}.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="do not belong together"):
         digits_training.read(settings, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--steps", "0"], "whole number of at least 1, found '0'"),
-        (["--seed", "x"], "whole number of at least 0, found 'x'"),
-        (["--out", ""], "--out: expected the name of a folder, found ''"),
-        (["--quick", "--steps", "3"], "not allowed with"),
-        (["--epochs", "3"], "unrecognized arguments"),
-    ],
-)
-def test_bad_flags_are_told(
-    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        digits.main(flags)
-    assert told in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    assert digits.main(["--out", os.fspath(tmp_path / "file")]) == 1
-    assert "Cannot write to" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("missing", ["sklearn.datasets", "tqdm"])
-def test_a_missing_package_is_told_with_what_to_install(missing: str) -> None:
-    program = f"import sys; sys.modules[{missing!r}] = None\nimport experiments.digits"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert 'pip install "torchreg-prox[experiments]"' in done.stderr
-    assert "Traceback" not in done.stderr
