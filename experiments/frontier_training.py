@@ -38,6 +38,7 @@ class Recipe:
     last_lr: float = 0.1
     """Where the cosine ends, as a share of the lr."""
     input_dropout: float = 0.0
+    """Of pixels, to the end."""
     dropout: float = 0.0
     """Of the hidden units, at first; it falls to 0 with the density."""
 
@@ -74,7 +75,8 @@ class Training:
             images, MNIST_SOURCE, recipe.batch_size, seed=setting.seed, shift=setting.shift
         )
         self.steps = setting.epochs * len(self.batches)
-        self.model, self.dropouts = _with_dropout(MODELS[setting.model](10))
+        self.model, first, self.dropouts = _with_dropout(MODELS[setting.model](10))
+        first.p = recipe.input_dropout
         self.regularizer = tr.Regularizer(self.model, tr.L0(1.0))
         adam = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, fused=True)
         self.optimizer = tr.ProximalOptimizer(adam, self.regularizer)
@@ -120,10 +122,8 @@ class Training:
 
     def _set_dropout(self) -> None:
         falling = tr.schedule.cubic(int(self.recipe.end * self.steps), start=1.0, end=0.0)
-        hidden = self.recipe.dropout * falling(self.target.steps)
-        for layer, dropout in enumerate(self.dropouts):
-            first = layer == 0 and self.setting.model == "lenet-300-100"
-            dropout.p = self.recipe.input_dropout if first else hidden
+        for dropout in self.dropouts:
+            dropout.p = self.recipe.dropout * falling(self.target.steps)
 
     @property
     def result(self) -> nn.Module:
@@ -152,14 +152,16 @@ class Training:
         self.epoch, self.seconds = state["epoch"], state["seconds"]
 
 
-def _with_dropout(model: nn.Module) -> tuple[nn.Sequential, list[nn.Dropout]]:
-    """The model with a dropout before each of its linear layers."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    dropouts = []
+def _with_dropout(model: nn.Module) -> tuple[nn.Sequential, nn.Dropout, list[nn.Dropout]]:
+    """The model with a dropout before its first layer, and one before each linear layer inside."""
+    first, hidden = nn.Dropout(0.0), []
+    layers: OrderedDict[str, nn.Module] = OrderedDict(drop_input=first)
+    inside = False
     for name, layer in model.named_children():
-        if isinstance(layer, nn.Linear):
-            dropouts.append(nn.Dropout(0.0))
-            layers[f"drop_{name}"] = dropouts[-1]
+        if inside and isinstance(layer, nn.Linear):
+            hidden.append(nn.Dropout(0.0))
+            layers[f"drop_{name}"] = hidden[-1]
+        inside = inside or any(True for _ in layer.parameters())
         layers[name] = layer
     # The layout of the batches, in which convolutions take half the time on a CPU.
-    return nn.Sequential(layers).to(memory_format=torch.channels_last), dropouts
+    return nn.Sequential(layers).to(memory_format=torch.channels_last), first, hidden

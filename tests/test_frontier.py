@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from experiments import frontier
+from experiments.cli import told
 from experiments.data import Images, Source, read
+from experiments.frontier_training import Training
 from experiments.results import read_json
 from tests.datasets import write_mnist
 
@@ -23,6 +25,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, out: Path, *more: str, model: str = "lenet-300-100") -> None:
     flags = ["--data-dir", str(data), "--out", str(out), "--model", model, "--epochs", "7"]
     frontier.main([*flags, "--density", "0.04", "--seed", "0", *more])
+
+
+def plan_at(lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [part._replace(recipe=replace(part.recipe, lr=lr)) for part in frontier.PLAN]
+    monkeypatch.setattr(frontier, "PLAN", parts)
 
 
 def folders(out: Path) -> Sequence[Path]:
@@ -42,7 +49,7 @@ def splits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize("model", list(frontier.PLAN))
+@pytest.mark.parametrize("model", sorted({part.model for part in frontier.PLAN}))
 def test_a_run_lands_on_its_density_and_is_not_repeated(
     model: str,
     data: Path,
@@ -82,18 +89,18 @@ def test_an_interrupted_run_ends_where_an_unbroken_one_does(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(data, tmp_path / "whole", "--shift", "2")
-    epoch = frontier.Training.run_epoch
+    epoch = Training.run_epoch
 
-    def cut(training: frontier.Training) -> float:
+    def cut(training: Training) -> float:
         if training.epoch == 6:  # one epoch after the checkpoint
             raise KeyboardInterrupt
         return epoch(training)
 
-    monkeypatch.setattr(frontier.Training, "run_epoch", cut)
+    monkeypatch.setattr(Training, "run_epoch", cut)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "cut", "--shift", "2")
     assert not folders(tmp_path / "cut")
-    monkeypatch.setattr(frontier.Training, "run_epoch", epoch)
+    monkeypatch.setattr(Training, "run_epoch", epoch)
     run(data, tmp_path / "cut", "--shift", "2")
     (one,), (other,) = folders(tmp_path / "whole"), folders(tmp_path / "cut")
     whole, resumed = (torch.load(f / "model.pt", weights_only=True) for f in (one, other))
@@ -110,8 +117,7 @@ def test_a_run_by_another_recipe_is_left_alone(
     run(data, tmp_path, "--shift", "0", "--epochs", "1")
     (folder,) = folders(tmp_path)
     before = (folder / "result.json").read_bytes()
-    recipes = {which: replace(recipe, lr=0.5) for which, recipe in frontier.RECIPES.items()}
-    monkeypatch.setattr(frontier, "RECIPES", recipes)
+    plan_at(0.5, monkeypatch)
     run(data, tmp_path, "--shift", "0", "--epochs", "1")
     assert "holds a run by another recipe" in capsys.readouterr().out
     assert (folder / "result.json").read_bytes() == before
@@ -120,8 +126,7 @@ def test_a_run_by_another_recipe_is_left_alone(
 def test_a_loss_that_is_not_finite_ends_a_run_before_it_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = {which: replace(recipe, lr=1e30) for which, recipe in frontier.RECIPES.items()}
-    monkeypatch.setattr(frontier, "RECIPES", recipes)
+    plan_at(1e30, monkeypatch)
     with pytest.raises(SystemExit):
-        frontier.told(lambda: run(data, tmp_path, "--shift", "0"))
+        told(lambda: run(data, tmp_path, "--shift", "0"))
     assert not folders(tmp_path)

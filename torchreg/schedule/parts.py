@@ -121,8 +121,8 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
         critical = penalty.critical_strength(torch.ones_like(weight.detach()))
         if critical == float("inf"):
             raise ValueError(
-                f"{penalty!r} on {name} makes no zeros at any strength, so no density below 1 "
-                "can be reached. Use L0, L1, ElasticNet or a group penalty."
+                f"{penalty!r} zeroes {name} at no strength, so a density cannot be asked of it. "
+                "Use L0, L1, ElasticNet, GroupLasso or GroupL0."
             )
         if critical == 0:
             found.add(penalty)
