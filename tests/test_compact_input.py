@@ -95,10 +95,11 @@ def test_frozen_parameters_stay_frozen_and_gradients_are_not_carried_over(first:
         (lambda w: w[:, :2], "must be in exactly one group"),
         (lambda w: torch.cat([w, w]).flatten(1), "must not overlap"),
         (lambda w: w.sum(), "must return a matrix"),
+        (lambda w: w.view(7, 11), r"on fc1.weight: .* fails on a weight shaped \(300, 784\)"),
         ("filters", "must be a function from a weight"),
     ],
 )
 def test_groups_that_do_not_cover_the_weight(groups: Any, told: str) -> None:
     model = models.LeNet300_100()
     with untouched(model), pytest.raises((TypeError, ValueError), match=told):
-        tr.Regularizer(model, tr.GroupLasso(1e-3, groups=groups))()
+        tr.Regularizer(model, tr.GroupLasso(1e-3, groups=groups))

@@ -22,6 +22,13 @@ class Term:
     penalty: Penalty
     slots: tuple[Slot, ...]
 
+    def __post_init__(self) -> None:
+        for slot in self.slots:
+            try:
+                self.penalty.check_shape(slot.parameter.shape)
+            except ValueError as error:
+                raise ValueError(f"{self.penalty!r} on {slot.name}: {error}") from None
+
 
 class Regularizer:
     """Penalties bound to selections of one model; called, it is the term to add to a loss.
@@ -46,7 +53,8 @@ class Regularizer:
     Raises:
         TypeError: something else than a penalty where a penalty is expected; a model wrapped in
             ``FullyShardedDataParallel``, the older FSDP.
-        ValueError: a selection that matches nothing, or ``where`` beside a mapping.
+        ValueError: a selection that matches nothing, ``where`` beside a mapping, or groups that
+            do not take each element of a weight exactly once.
 
     Warns:
         UserWarning: nothing is penalised, since no weight is selected or every strength is 0.

@@ -50,7 +50,8 @@ def check_cover(grouping: Grouping, shape: torch.Size) -> None:
     """Raise unless a grouping takes each element of a weight of this shape exactly once.
 
     Raises:
-        ValueError: the result is no matrix, or some element is missing or there twice.
+        ValueError: it fails on that shape, the result is no matrix, or an element is missing or
+            there twice.
 
     Example:
         >>> check_cover(lambda w: w[:, :2], torch.Size([3, 4]))
@@ -59,8 +60,14 @@ def check_cover(grouping: Grouping, shape: torch.Size) -> None:
         ValueError: groups=<lambda> takes 6 of the 12 weights of a tensor shaped (3, 4); ...
     """
     positions = torch.arange(shape.numel()).view(shape)
-    found = grouping(positions)
     told = f"groups={name_of(grouping)}"
+    try:
+        found = grouping(positions)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{told} fails on a weight shaped {tuple(shape)}: {error}. Select only what it is "
+            "meant for, or rearrange with view, transpose and flatten."
+        ) from error
     if not isinstance(found, Tensor) or found.dim() != 2:
         shaped = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(

@@ -122,6 +122,9 @@ class Penalty(nn.Module, ABC):
         proximal optimizer uses it to tell a settled curvature estimate from an empty one.
         """
 
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise a ValueError if P is not defined on weights of this shape. Called when bound."""
+
     def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
         """:meth:`prox` in place: w becomes the minimiser. The step is not changed.
 

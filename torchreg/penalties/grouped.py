@@ -30,9 +30,15 @@ class Grouped(Penalty):
             self.formula = self.formula_by_size
         self._covered: set[torch.Size] = set()
 
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise unless the groups take each element once. Looked at once for a shape."""
+        if shape not in self._covered:
+            check_cover(self.groups, shape)
+            self._covered.add(shape)
+
     def members(self, w: Tensor) -> Tensor:
-        """See w as (groups, members), each element once: looked at once for a shape."""
-        self._cover(w)
+        """See w as (groups, members), each element once."""
+        self.check_shape(w.shape)
         return self.groups(w)
 
     def root_size(self, members: Tensor) -> float:
@@ -44,7 +50,7 @@ class Grouped(Penalty):
         check_step(w, step)
         if self.strength == 0:
             return w.clone()
-        self._cover(w)
+        self.check_shape(w.shape)
         members, back = split(self.groups, w)
         metric = as_tensor(step, w.real if w.is_complex() else w)
         if metric.dim() > 0:
@@ -67,7 +73,7 @@ class Grouped(Penalty):
         So the norm over a group is the group's distance, as a zero group may allow any gradient
         whose *norm* is small enough.
         """
-        self._cover(w)
+        self.check_shape(w.shape)
         members, back = split(self.groups, w)
         return back(self.residual(members, self.groups(grad)).to(members.dtype)).abs()
 
@@ -83,7 +89,7 @@ class Grouped(Penalty):
         group that has one. It is read after the optimizer's move: a stationary member nearer to
         zero than a ninth of that move may be held there, by as much, until the lr decays.
         """
-        self._cover(w)
+        self.check_shape(w.shape)
         size, back = split(self.groups, w.abs())
         return back(self.steepness(size).to(size.dtype))
 
@@ -96,11 +102,6 @@ class Grouped(Penalty):
         shown = f"{self.strength:.12g}, groups={name_of(self.groups)}"
         sized = self.by_size or not hasattr(self, "formula_by_size")
         return shown if sized else f"{shown}, by_size=False"
-
-    def _cover(self, w: Tensor) -> None:
-        if w.shape not in self._covered:
-            check_cover(self.groups, w.shape)
-            self._covered.add(w.shape)
 
 
 def norms(members: Tensor) -> Tensor:
