@@ -13,19 +13,10 @@ from torchreg.guard import StepGuard
 from torchreg.metrics import Metric, advance, before_step, is_known, metric_of, seal
 from torchreg.proximal_step import proximal_step_
 from torchreg.regularizer import Regularizer
-
-_HOOKS = (
-    "_optimizer_step_pre_hooks",
-    "_optimizer_step_post_hooks",
-    "_optimizer_state_dict_pre_hooks",
-    "_optimizer_state_dict_post_hooks",
-    "_optimizer_load_state_dict_pre_hooks",
-    "_optimizer_load_state_dict_post_hooks",
-    "_before_prox_hooks",
-)
+from torchreg.standin import StandIn
 
 
-class ProximalOptimizer(Optimizer):
+class ProximalOptimizer(StandIn):
     """Minimise loss + penalty with any supported optimizer, and reach exact zeros.
 
     Each ``step`` is the wrapped optimizer's own step, followed by the penalty's proximal map in
@@ -96,9 +87,6 @@ class ProximalOptimizer(Optimizer):
     gradient methods for structured neural networks" (2021) for it under Adam.
     """
 
-    optimizer: Optimizer
-    """The wrapped optimizer."""
-
     regularizer: Regularizer
     """The penalties that the proximal map is of."""
 
@@ -152,33 +140,6 @@ class ProximalOptimizer(Optimizer):
     def _check(self) -> None:
         distributed.reshard(self.regularizer.model)
         checks.check_together(self.optimizer, self.regularizer, self.metric)
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's groups: one list, shared."""
-        return self.optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.optimizer.param_groups = groups
-
-    @property
-    def state(self) -> Any:
-        """The wrapped optimizer's state: one mapping, shared."""
-        return self.optimizer.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.optimizer.state = state
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The wrapped optimizer's defaults: one mapping, shared."""
-        return self.optimizer.defaults
-
-    @defaults.setter
-    def defaults(self, defaults: dict[str, Any]) -> None:
-        self.optimizer.defaults = defaults
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -244,49 +205,28 @@ class ProximalOptimizer(Optimizer):
         self._guard.release(self)
         return self.optimizer
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as the wrapped optimizer does."""
-        self.optimizer.zero_grad(set_to_none)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the wrapped optimizer; its penalised parameters take part from now on."""
         checks.refuse_differentiable(param_group)
-        self.optimizer.add_param_group(param_group)
+        super().add_param_group(param_group)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's ``state_dict``: the keys ``state`` and ``param_groups``."""
-        for before in self._optimizer_state_dict_pre_hooks.values():
-            before(self)
+    def _pack(self) -> dict[str, Any]:
         packed = self.optimizer.state_dict()
         seal(self.optimizer, packed)
-        for after in self._optimizer_state_dict_post_hooks.values():
-            packed = after(self, packed) or packed
         return packed
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from the ``state_dict`` of this optimizer or of a plain one of its type.
-
-        Raises:
-            ValueError: it is of another type of optimizer or of another model, or none at all.
-        """
-        state_dict = dict(state_dict)
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = before(self, state_dict) or state_dict
+    def _unpack(self, state_dict: dict[str, Any]) -> None:
         checks.check_checkpoint(self.optimizer, state_dict, trusted=is_known(self.metric))
         self.optimizer.load_state_dict(state_dict)
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("optimizer", "regularizer", "metric", "compile")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        for name in _HOOKS:
-            setattr(self, name, OrderedDict())
+        super().__setstate__(state)
+        self._before_prox_hooks = OrderedDict()
         self._guard = StepGuard.take(self.optimizer, self)
-        self._patch_step_function()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} around {self.optimizer!r}\n{self.regularizer!r}"
