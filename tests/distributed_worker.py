@@ -301,6 +301,33 @@ def through_full(kind: str, layout: Layout) -> dict[str, Tensor]:
     return fresh.weights()
 
 
+TARGETS: dict[str, Callable[[], tr.Penalty]] = {
+    "l0": lambda: tr.L0(1.0),
+    "l1": lambda: tr.L1(1.0),
+    "group l0": lambda: tr.GroupL0(1.0, tr.columns),
+}
+
+
+def targeted(name: str, kind: str) -> dict[str, Any]:
+    """Bring the weights to a density, resume half-way through the ramp, and hold the support."""
+    layout = Layout(name)
+    states: tuple[dict[str, Any], dict[str, Any]] | None = None
+    for steps in (5, 9):
+        regularizer = tr.Regularizer(layout.model, TARGETS[kind]())
+        optimizer = tr.ProximalOptimizer(
+            torch.optim.Adam(layout.model.parameters(), lr=0.02), regularizer
+        )
+        target = tr.TargetSparsity(optimizer, 0.44, begin=1, end=8, hold=9, every=2, horizon=3)
+        if states is not None:
+            optimizer.load_state_dict(states[0])
+            target.load_state_dict(states[1])
+        layout.train(optimizer, steps)
+        states = optimizer.state_dict(), target.state_dict()
+    assert states is not None
+    held = {f"{n} held": distributed.whole(z) for n, z in states[1]["zeroed"].items()}
+    return {"zeros": tr.sparsity(regularizer).exact, **held, **layout.weights()}
+
+
 def refusals() -> dict[str, str]:
     """What is said to a loss that cannot be used twice, and to the older FSDP."""
     layout, found = Layout("fsdp"), {}
@@ -333,6 +360,9 @@ def main(folder: str) -> None:
         found["gradients", name] = gradients(name)
     for name, kind in TRAININGS:
         found["training", name, kind] = training(name, kind)
+    for name in LAYOUTS:
+        for kind in TARGETS:
+            found["targeted", name, kind] = targeted(name, kind)
     found["refusals"] = refusals()
     shards = [p.to_local() for p in Layout("fsdp").model.parameters() if isinstance(p, DTensor)]
     found["sizes"] = [len(shard) for shard in shards]

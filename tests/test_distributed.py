@@ -101,6 +101,18 @@ def test_the_penalty_in_a_loss_and_its_gradient_equal_the_single_process(
         assert_equal(found["gradients", layout]["before"], expected["direct"])
 
 
+@pytest.mark.parametrize("kind", worker.TARGETS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_density_is_reached_over_all_shards(
+    ranks: list[dict[Any, Any]], layout: str, kind: str
+) -> None:
+    """The same weights are ranked, resumed and held as in one process."""
+    expected = worker.targeted("single", kind)
+    assert expected["zeros"] == 85  # of 151, at a density of 0.44
+    for found in ranks:
+        assert_equal(found["targeted", layout, kind], expected)
+
+
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 @pytest.mark.parametrize("kind", ["Nesterov", "Adam"])
 def test_checkpoints_resume_in_any_number_of_processes(

@@ -70,6 +70,11 @@ class View:
         """The view that a penalty has of a parameter."""
         return cls(parameter, is_sharded(parameter) and not penalty.elementwise)
 
+    @classmethod
+    def of_all(cls, parameter: Tensor) -> "View":
+        """The view of whoever must see the whole parameter."""
+        return cls(parameter, is_sharded(parameter))
+
     def __call__(self, found: Any) -> Any:
         """The visible part of a tensor, or of each in a tuple; any other object itself."""
         if isinstance(found, tuple):

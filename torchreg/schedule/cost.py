@@ -1,5 +1,6 @@
 """What a weight costs: how often a forward pass multiplies by it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
         model: run once, in evaluation mode, without gradients.
         inputs: what the model takes; the first dimension of the first one is the batch.
 
+    Raises:
+        ValueError: the inputs are no batch.
+
     Returns:
         By the name of each weight of an ``nn.Linear`` or a convolution that ran: multiply-adds per
         weight and sample. A layer that ran several times counts each.
@@ -27,12 +31,25 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
         >>> multiply_adds(model, torch.zeros(2, 1, 28, 28))
         {'0.weight': 676.0, '2.weight': 1.0}
     """
+    if not inputs or isinstance(inputs[0], Mapping) or not hasattr(inputs[0], "__len__"):
+        raise ValueError(
+            "the first input must be a tensor whose first dimension is the batch, found "
+            f"{type(inputs[0]).__name__ if inputs else 'none'}."
+        )
+    if isinstance(inputs[0], Tensor) and not (inputs[0].dim() and len(inputs[0])):
+        raise ValueError(f"expected a batch, found a first input {tuple(inputs[0].shape)}.")
     found: dict[str, float] = {}
     names = {m: f"{name}.weight" if name else "weight" for name, m in model.named_modules()}
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
         # Linear: (batch, *, features). Convolution: (batch, channels, *positions).
         features = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
+        plain = 2 if isinstance(module, nn.Linear) else module.weight.dim()
+        if output.dim() < plain:
+            raise ValueError(
+                f"{names[module]} gave an output shaped {tuple(output.shape)}, without a batch: "
+                "give the model a batch, x.unsqueeze(0)."
+            )
         uses = output.numel() / features / len(inputs[0])
         found[names[module]] = found.get(names[module], 0.0) + uses
 

@@ -1,12 +1,15 @@
 """Which penalties share a density, and whether that density can be reached at all."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchreg import distributed
 from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
 from torchreg.regularizer import Regularizer
@@ -49,15 +52,17 @@ def parts(
             f"the optimizer does not hold {', '.join(missing)}: the density of weights that it "
             "does not move cannot be brought anywhere. Leave them out of the regularizer."
         )
-    lacking = [n for n in selection if cost is not None and not cost.get(n, -1.0) >= 0]
+    lacking = [n for n in selection if cost is not None and not 0 <= cost.get(n, -1.0) < math.inf]
     if lacking:
-        raise ValueError(f"cost has no number of at least 0 for {', '.join(lacking)}.")
+        raise ValueError(f"cost has no finite number of at least 0 for {', '.join(lacking)}.")
     acts: Acts = {
         p: [(n, w) for n, w, q in regularizer.items() if q is p] for p in own_penalties(regularizer)
     }
     if not isinstance(density, Mapping):
         yield _part(density, list(acts), acts, cost)
         return
+    if not density:
+        raise ValueError("the mapping of densities is empty: give a selection its density.")
     taken: set[Penalty] = set()
     for where, one in density.items():
         penalties = _exactly(regularizer, where, acts)
@@ -85,7 +90,8 @@ def _exactly(regularizer: Regularizer, where: Where, acts: Acts) -> list[Penalty
 def _part(
     density: float, penalties: list[Penalty], acts: Acts, cost: Mapping[str, float] | None
 ) -> Part:
-    if isinstance(density, bool) or not 0 < density < 1:
+    number = isinstance(density, Real | torch.Tensor) and not isinstance(density, bool)
+    if not number or not 0 < density < 1:
         raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
     costs = [(1.0 if cost is None else cost[n], w.numel()) for p in penalties for n, w in acts[p]]
     total = sum(cost * count for cost, count in costs)
@@ -104,7 +110,6 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
 
     Raises:
         ValueError: a penalty that makes no zeros, or has strength 0.
-        TypeError: a parameter that is spread over ranks.
     """
     found = set()
     for name, weight, penalty in regularizer.items():
@@ -113,12 +118,7 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
                 f"{penalty!r} has strength 0, and no multiple of it makes zeros. Give it any "
                 "positive one, such as 1.0: the strength is found from there."
             )
-        if hasattr(weight, "to_local"):
-            raise TypeError(
-                f"{name} is a DTensor, whose weights no rank can rank alone: TargetSparsity "
-                "does not support FSDP yet. Use DDP, or a StrengthSchedule."
-            )
-        critical = penalty.critical_strength(torch.ones_like(weight.detach()))
+        critical = distributed.critical_strength(penalty, torch.ones_like(weight.detach()))
         if critical == float("inf"):
             raise ValueError(
                 f"{penalty!r} zeroes {name} at no strength, so a density cannot be asked of it. "

@@ -11,6 +11,12 @@ from torchreg.penalties import L0, L1, ElasticNet, Penalty
 from torchreg.schedule.strength import scale
 
 
+DIVERGED = (
+    "the penalised weights are not finite: the training has diverged. Lower the learning rate, and "
+    "look for NaN in the data."
+)
+
+
 class Ranked(NamedTuple):
     """One penalised tensor, and what its proximal map at this step depends on."""
 
@@ -73,6 +79,8 @@ def smallest_factor(ranked: Sequence[Ranked], budget: float, guess: float) -> fl
     def spent(factor: float) -> float:
         return sum(one.cost * int(one.kept(factor).sum()) for one in ranked)
 
+    if not all(bool(torch.isfinite(one.weight).all()) for one in ranked):
+        raise ValueError(DIVERGED)
     high = guess if guess > 0 else 1.0
     while spent(high) > budget:
         high *= 4
@@ -107,7 +115,7 @@ def _between(scores: Sequence[Tensor], costs: Sequence[float], budget: float) ->
     first = torch.where(every > last, every, torch.inf).min()
     low, high = (float(bound) for bound in torch.stack([last, first]).tolist())
     if math.isnan(low):
-        raise ValueError("the penalised weights are not finite: the training has diverged.")
+        raise ValueError(DIVERGED)
     if low == float("inf"):
         return low
     return low * 1.000001 if high == float("inf") else (low + high) / 2

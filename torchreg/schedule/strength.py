@@ -1,7 +1,11 @@
 """Strengths that follow a shape over time, stepped like a learning rate."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
+
+from torch import Tensor
 
 from torchreg.penalties.base import Penalty, Strength
 from torchreg.regularizer import Regularizer
@@ -40,6 +44,18 @@ def own_penalties(regularizer: Regularizer) -> list[Penalty]:
     return penalties
 
 
+def same_strengths(
+    own: Iterable[Mapping[str, float]], others: Iterable[Mapping[str, float]]
+) -> None:
+    """Refuse a state whose penalties have other strengths than those here."""
+    for mine, other in zip(own, others, strict=True):
+        if mine.keys() != other.keys():
+            raise ValueError(
+                f"this state is of a penalty with {', '.join(other)}, the one here has "
+                f"{', '.join(mine)}: give the same kind of penalty."
+            )
+
+
 class StrengthSchedule:
     """Multiply penalties by a shape over time, stepped like a learning-rate scheduler.
 
@@ -74,6 +90,11 @@ class StrengthSchedule:
 
     def __init__(self, regularizer: Regularizer, shape: Shape | Sequence[Shape]) -> None:
         self.penalties = own_penalties(regularizer)
+        if not callable(shape) and (isinstance(shape, str) or not isinstance(shape, Sequence)):
+            raise TypeError(
+                "a shape is a function from a step to a factor, such as "
+                f"torchreg.schedule.cosine(100), found {shape!r}."
+            )
         shapes = [shape] * len(self.penalties) if callable(shape) else list(shape)
         if len(shapes) != len(self.penalties):
             raise ValueError(
@@ -89,12 +110,21 @@ class StrengthSchedule:
 
     def step(self) -> None:
         """Count one step, and set the strengths of the next."""
+        if not self.steps and not any(any(base.values()) for base in self.bases):
+            warnings.warn(
+                "every strength was 0 when the StrengthSchedule was made, and no factor changes "
+                "that: set the strengths first.",
+                stacklevel=2,
+            )
         self.steps += 1
         self._set()
 
     def _set(self) -> None:
         for penalty, shape, base in zip(self.penalties, self.shapes, self.bases, strict=True):
-            scale(penalty, base, shape(self.steps))
+            factor = shape(self.steps)
+            if not isinstance(factor, Real | Tensor):
+                raise TypeError(f"a shape must return a number, found {factor!r}.")
+            scale(penalty, base, factor)
 
     def get_last_strength(self) -> list[float]:
         """The strength of each penalty as it is set now (``penalty.strength``)."""
@@ -106,11 +136,16 @@ class StrengthSchedule:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a ``state_dict``, and set the strengths as they were."""
+        if missing := {"steps", "bases"} - state_dict.keys():
+            raise ValueError(
+                f"this is no state of a StrengthSchedule: it lacks {', '.join(sorted(missing))}."
+            )
         if len(state_dict["bases"]) != len(self.penalties):
             raise ValueError(
                 f"this state is of {len(state_dict['bases'])} penalties, the schedule has "
                 f"{len(self.penalties)}."
             )
+        same_strengths(self.bases, state_dict["bases"])
         self.steps = state_dict["steps"]
         self.bases = [dict(base) for base in state_dict["bases"]]
         self._set()

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.distributed import View, local
 from torchreg.metrics import StepSize
 from torchreg.proximal import ProximalOptimizer
 from torchreg.schedule.parts import Part, jumping, parts
 from torchreg.schedule.ranking import Ranked, smallest_factor
 from torchreg.schedule.shapes import cubic
-from torchreg.schedule.strength import own_penalties, scale, strengths
+from torchreg.schedule.strength import own_penalties, same_strengths, scale, strengths
 
 
 class TargetSparsity:
@@ -32,6 +33,9 @@ class TargetSparsity:
 
     The strengths that the penalties have at first say how they compare with each other, and
     nothing else: all are multiplied by one factor, 0 before ``begin``.
+
+    Weights that are sharded (FSDP2, tensor parallelism) are gathered on every rank to be ranked, at
+    every so many steps; their checkpointed support is sharded like them.
 
     Args:
         optimizer: holds all of the penalised parameters.
@@ -168,10 +172,10 @@ class TargetSparsity:
                 f"no strength brings the density to {part.density:g}: it takes parameters that do "
                 "not move (frozen, or without a gradient) or a learning rate of 0 into account."
             )
-        spent = 0.0
+        spent, selection = 0.0, self.optimizer.regularizer.selection()
         for one in ranked:
             kept = one.kept(factor) & (one.weight != 0)
-            self._zeroed[one.name] = ~kept
+            self._zeroed[one.name] = View.of_all(selection[one.name]).placed(~kept)
             spent += one.cost * float(kept.sum())
         slack = max(one.cost for one in ranked)  # one weight more may be one too many
         if spent < 0.98 * budget and budget - spent >= slack:
@@ -186,7 +190,7 @@ class TargetSparsity:
     def _project(self) -> None:
         held = self.optimizer.regularizer.selection()
         for name, zeroed in self._zeroed.items():
-            held[name].masked_fill_(zeroed, 0.0)
+            local(held[name]).masked_fill_(local(zeroed), 0.0)
 
     def _set(self, part: Part, factor: float) -> None:
         part.factor = max(factor, 1.0) if self.at_most else factor
@@ -199,13 +203,14 @@ class TargetSparsity:
             if penalty not in part.penalties:
                 continue
             step: float | Tensor = 0.0
+            view = View.of_all(weight)
             if weight.grad is not None:
                 state = self.optimizer.state.get(weight, {})
-                found = self.optimizer.metric(groups[weight], weight, state)
+                found = view(self.optimizer.metric(groups[weight], weight, state))
                 step = found.bounded(0.0) if isinstance(found, StepSize) else found
                 step = step if penalty in self._jumping else step * self.horizon
             cost = 1.0 if self.cost is None else float(self.cost[name])
-            yield Ranked(name, weight, step, penalty, self._bases[penalty], cost)
+            yield Ranked(name, view(weight), step, penalty, self._bases[penalty], cost)
 
     def state_dict(self) -> dict[str, Any]:
         """Steps, strengths and the fixed support: all that a resumed training needs."""
@@ -220,17 +225,28 @@ class TargetSparsity:
         """Go on from a ``state_dict`` of a target that was made with the same arguments.
 
         Raises:
-            ValueError: it is of other penalties.
+            ValueError: it is of other penalties, another model, or of something else.
         """
+        if missing := {"steps", "factors", "bases", "zeroed"} - state_dict.keys():
+            raise ValueError(
+                f"this is no state of a TargetSparsity: it lacks {', '.join(sorted(missing))}."
+            )
         factors, bases = state_dict["factors"], state_dict["bases"]
         if len(factors) != len(self._parts) or len(bases) != len(self._bases):
             raise ValueError(
                 f"this state is of {len(factors)} densities and {len(bases)} penalties, the target "
                 f"has {len(self._parts)} and {len(self._bases)}."
             )
+        same_strengths(self._bases.values(), bases)
+        held = self.optimizer.regularizer.selection()
+        for name, zeroed in state_dict["zeroed"].items():
+            if name not in held or held[name].shape != zeroed.shape:
+                raise ValueError(
+                    f"this state holds the support of {name}, shaped {tuple(zeroed.shape)}, which "
+                    "is not what is penalised here: it is of another model or selection."
+                )
         self.steps = state_dict["steps"]
         self._bases = dict(zip(self._bases, (dict(base) for base in bases), strict=True))
-        held = self.optimizer.regularizer.selection()
         self._zeroed = {n: z.to(held[n].device) for n, z in state_dict["zeroed"].items()}
         for part, factor in zip(self._parts, factors, strict=True):
             self._set(part, factor)
