@@ -121,8 +121,7 @@ def parser(
     group.add_argument(
         "--groups",
         choices=GROUP_CHOICES,
-        default="removable",
-        help="of a group penalty; removable: what a smaller network can do without",
+        help="of a group penalty; removable (the default): what a smaller network can do without",
     )
     group.add_argument(
         "--where",
@@ -191,6 +190,8 @@ def parser(
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
     """Parse, and refuse combinations that would quietly do something else than they say."""
     flags = made.parse_args(argv, namespace=Flags())
+    ungrouped = flags.groups and flags.penalty not in GROUPED
+    flags.groups = flags.groups or GROUP_CHOICES[0]
     dense, elastic = flags.penalty == "none", flags.penalty == "elasticnet"
     nothing = "do nothing under --penalty none: leave them out"
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
@@ -216,6 +217,11 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
             "--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength",
         ),
         (elastic and not flags.l2, "--penalty elasticnet needs an --l2 above 0 (else it is l1)"),
+        (
+            ungrouped,
+            f"--penalty {flags.penalty} has no groups: leave --groups out, or give --penalty "
+            f"{' or '.join(GROUPED)}",
+        ),
         (
             flags.where and flags.penalty in GROUPED and flags.groups == "removable",
             "--groups removable finds its own parameters: leave --where out, or give other groups",

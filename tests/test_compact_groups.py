@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import torchreg as tr
 from experiments import models
@@ -66,3 +66,44 @@ def test_trained_groups_make_a_smaller_model() -> None:
     assert report.parameters.kept < 0.9
     assert report.multiply_adds.kept < 1
     assert report.file_bytes.kept < 0.9
+
+
+class Through(nn.Module):
+    """Two layers and what a user's code does between them."""
+
+    def __init__(self, first: nn.Module, between: Callable[[Tensor], Tensor], second: nn.Module):
+        super().__init__()
+        self.first, self.between, self.second = first, between, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.between(self.first(x)))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("first", "between", "second", "named"),
+    [
+        (nn.Linear(6, 8), torch.relu, nn.Linear(8, 2), True),
+        (nn.Linear(6, 8), lambda x: x.softmax(1), nn.Linear(8, 2), False),
+        (nn.Linear(6, 8), lambda x: x.flip(1), nn.Linear(8, 2), False),
+        (nn.Linear(6, 8), lambda x: x[:, [3, 1, 0, 2]], nn.Linear(4, 2), False),
+        (nn.Linear(6, 8), lambda x: x.view(-1, 4, 2).amax(2), nn.Linear(4, 2), False),
+        (nn.Linear(6, 16), lambda x: nn.functional.glu(x, 1), nn.Linear(8, 2), False),
+    ],
+)
+def test_only_what_can_be_cut_is_named(
+    first: nn.Module, between: Callable[[Tensor], Tensor], second: nn.Module, named: bool
+) -> None:
+    model = Through(first, between, second)
+    assert ("second.weight" in tr.removable_groups(model, torch.randn(3, 6))) is named
+
+
+def test_a_channels_last_flatten_has_no_blocks_of_columns() -> None:
+    def flat(x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+    x = torch.randn(2, 1, 8, 8)
+    model = Through(nn.Conv2d(1, 8, 3), flat, nn.Linear(288, 2))
+    assert tr.removable_groups(model, x) == {}
+    usual = Through(nn.Conv2d(1, 8, 3), lambda x: x.flatten(1), nn.Linear(288, 2))
+    assert set(tr.removable_groups(usual, x)) == {"second.weight"}

@@ -103,3 +103,78 @@ def test_groups_that_do_not_cover_the_weight(groups: Any, told: str) -> None:
     model = models.LeNet300_100()
     with untouched(model), pytest.raises((TypeError, ValueError), match=told):
         tr.Regularizer(model, tr.GroupLasso(1e-3, groups=groups))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        (torch.zeros(0, 4), ValueError, r"at least one sample, found one shaped \(0, 4\)"),
+        (torch.zeros(2, 4).numpy(), TypeError, "found a ndarray"),
+    ],
+)
+def test_an_example_that_is_none(given: Any, error: type[Exception], told: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    for reads in (tr.compact, tr.removable_groups, tr.to_csr):
+        with untouched(model), pytest.raises(error, match=told):
+            reads(model, given)
+    with untouched(model), pytest.raises(error, match=told):
+        tr.latency(model, model, given)
+
+
+def test_outputs_that_are_not_finite_are_told_with_their_cause() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
+    with pytest.raises(ValueError, match=r"Its weights are finite: pass an example"):
+        tr.compact(model, torch.full((2, 4), torch.inf))
+    with torch.no_grad():
+        model.get_parameter("1.weight")[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"1\.weight hold NaN or infinity: load weights"):
+        tr.compact(model, torch.randn(2, 4))
+
+
+def test_a_model_that_is_one_layer_keeps_its_inputs_and_outputs() -> None:
+    model = nn.Linear(4, 3).eval()
+    small, report = tr.compact(model, torch.randn(2, 4))
+    assert small.weight.shape == (3, 4)
+    assert tuple(report.layers[""]) == (3, 3)
+    assert tr.removable_groups(model, torch.randn(2, 4)) == {}
+
+
+def test_what_the_graph_cannot_follow_is_told() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rnn = nn.Linear(6, 8), nn.LSTM(8, 5, batch_first=True)
+            self.last = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.rnn(self.first(x))[0])
+            return out
+
+    model, x = Recurrent().eval(), torch.randn(2, 4, 6)
+    for reads in (tr.compact, tr.removable_groups):
+        with untouched(model, x), pytest.raises(RuntimeError, match="at a recurrent layer"):
+            reads(model, x)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batches": 4}, "batches must be batch sizes"),
+        ({"batches": ()}, "batches must be batch sizes"),
+        ({"batches": (0,)}, "batch size must be a whole number"),
+        ({"batches": (1.5,)}, "batch size must be a whole number"),
+        ({"seconds": -1.0}, "seconds must be above 0"),
+    ],
+)
+def test_a_latency_of_nothing_is_refused(options: dict[str, Any], told: str) -> None:
+    model = nn.Linear(4, 3).eval()
+    with pytest.raises(ValueError, match=told):
+        tr.latency(model, model, torch.randn(1, 4), **options)
+
+
+def test_what_has_no_sparse_product_is_refused() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3)).eval().bfloat16(), torch.randn(2, 4).bfloat16()
+    with untouched(model, x), pytest.raises(TypeError, match=r"call \.float\(\) on the model"):
+        tr.to_csr(model, x)
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Linear, found Conv2d"):
+        tr.compaction.CSRLinear(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]

@@ -99,3 +99,28 @@ def test_it_says_what_is_wrong() -> None:
     empty = pd.DataFrame({"a": np.zeros(6), "b": np.arange(6.0)})
     model = tr.estimators.ElasticNetRegressor(0.1).fit(empty, np.arange(6.0))
     assert model.support().used == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "told"),
+    [
+        (tr.estimators.ElasticNetRegressor(-1.0), "^strength must be"),
+        (tr.estimators.LogisticClassifier(float("nan")), "^strength must be"),
+        (tr.estimators.LogisticClassifier("a"), "^strength must be"),  # type: ignore[arg-type]
+        (tr.estimators.ElasticNetRegressor(l1_ratio=-1.0), "^l1_ratio must be"),
+        (tr.estimators.ElasticNetRegressorCV(l1_ratio=None), "^l1_ratio must be"),  # type: ignore[arg-type]
+        (tr.estimators.ElasticNetRegressor(tol="a"), "^tol must be"),  # type: ignore[arg-type]
+        (tr.estimators.ElasticNetRegressor(max_iter=1.5), "^max_iter must be"),  # type: ignore[arg-type]
+        (tr.estimators.ElasticNetRegressorCV(strengths=0.1), "^strengths must be"),  # type: ignore[arg-type]
+    ],
+)
+def test_errors_call_parameters_by_the_names_that_the_user_gave(
+    estimator: tr.estimators.ElasticNetRegressor, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        estimator.fit(np.eye(8), np.arange(8) % 2)
+
+
+def test_a_regressor_refuses_labels() -> None:
+    with pytest.raises(ValueError, match="must be numbers"):
+        tr.estimators.ElasticNetRegressor().fit(np.eye(6), np.array(list("ababab")))

@@ -12,6 +12,8 @@ from experiments import cifar10, cli, compare, mnist
     ("flags", "told"),
     [
         ("", "needs a --strength above 0"),
+        ("--strength 1e-3 --groups filters", "--penalty l1 has no groups: leave --groups out"),
+        ("--penalty none --groups removable", "or give --penalty group-lasso"),
         ("--penalty lasso", "invalid choice: 'lasso'"),
         ("--penalty none --strength 1e-3", "do nothing under --penalty none"),
         ("--strength -1", "not a finite number of at least 0"),

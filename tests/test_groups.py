@@ -201,3 +201,39 @@ def test_a_function_of_your_own_is_a_grouping() -> None:
     penalty = tr.GroupLasso(0.5, groups=members_of)
     assert repr(penalty) == "GroupLasso(0.5, groups=members_of)"
     assert repr(pickle.loads(pickle.dumps(penalty))) == repr(penalty)
+
+
+@pytest.mark.parametrize(
+    "grouping",
+    [
+        lambda w: w * 2,
+        lambda w: -w,
+        lambda w: w.abs(),
+        lambda w: w.detach(),
+        lambda w: w.sort(dim=1).values,
+    ],
+)
+def test_a_function_that_does_more_than_rearrange_is_refused(grouping: Any) -> None:
+    # detach would make the proximal map return zeros; sort would regroup at each step
+    model = torch.nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"weight: .* does more .* than rearrange it"):
+        tr.Regularizer(model, tr.GroupLasso(0.1, grouping))
+
+
+@pytest.mark.parametrize(
+    ("grouping", "told"),
+    [
+        (lambda w: w.rows, "AttributeError: .*rows"),
+        (lambda w, n: w.view(n, -1), "TypeError: .*missing 1 required"),
+        (lambda w: torch.from_numpy(w.numpy()), "requires gradients"),
+        (tr.heads, r"call it with numbers first, as in torchreg.heads\(4\)"),
+        (tr.heads(2, dim=1), "at least 2 dimensions"),
+    ],
+)
+def test_whatever_a_grouping_raises_is_told_with_the_name_of_the_weight(
+    grouping: Any, told: str
+) -> None:
+    vector = told == "at least 2 dimensions"
+    model, name = torch.nn.Linear(4, 3), "bias" if vector else "weight"
+    with pytest.raises(ValueError, match=f"on {name}: .*{told}"):
+        tr.Regularizer(model, tr.GroupLasso(0.1, grouping), name)

@@ -89,6 +89,8 @@ def test_a_concavity_out_of_range_is_refused(kind: Any, name: str, bad: float) -
 def test_other_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="concavity must be above 1, found 1"):
         tr.SCAD(0.1, 1.0)
+    with pytest.raises(ValueError, match="concavity must be above 1, found -1"):
+        tr.SCAD(0.1, concavity=-1)
     with pytest.raises(ValueError, match="width must be above 0"):
         tr.LogSum(0.1, 0.0)
     kinds: list[Any] = [tr.MCP, tr.SCAD, lambda s: tr.LogSum(s, 1.0), tr.LHalf, tr.L0]

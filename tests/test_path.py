@@ -228,5 +228,109 @@ def test_it_says_what_is_wrong() -> None:
         tr.critical_strength(tr.Regularizer(zeros(10), tr.ElasticNet.from_alpha(1.0, 0.0)), loss)
     with pytest.raises(ValueError, match="gradient vanishes"):
         tr.critical_strength(regularizer, tr.LeastSquares(x, torch.zeros(len(x))))
+    with pytest.raises(ValueError, match="list of numbers"):
+        tr.path(regularizer, loss, strengths=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="l0 and its kin"):
+        tr.critical_strength(tr.Regularizer(zeros(10), tr.L0(1.0)), loss)
+    frozen = tr.Regularizer(zeros(10), tr.L1(1.0), "weight")
+    for parameter in frozen.model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable"):
+        tr.critical_strength(frozen, loss)
     with pytest.raises(TypeError, match="must know them"):
         tr.cross_validate(regularizer, lambda: torch.zeros(()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("target", [0.0, 0.1, 104.0, 1e6])
+def test_rounding_is_no_critical_strength(kind: torch.dtype, target: float) -> None:
+    x = table(load_diabetes)[0].to(kind)
+    y, weight = torch.full((len(x),), target, dtype=kind), torch.rand(len(x))
+    model = zeros(10).to(kind)
+    regularizer = tr.Regularizer(model, tr.ElasticNet.from_alpha(1.0, 0.5))
+    constant = torch.full_like(x, 0.1)
+    for loss in (
+        tr.LeastSquares(x, y),
+        tr.LeastSquares(x + 100, y, sample_weight=weight),
+        tr.LeastSquares(constant, torch.rand(len(x)) + target),
+        tr.Logistic(constant, torch.arange(len(x)) % 2),
+        lambda: (model(x)[:, 0] - y).square().mean(),
+    ):
+        with pytest.raises(ValueError, match="gradient vanishes"):
+            tr.critical_strength(regularizer, loss)
+    small = tr.LeastSquares(x, y + 1e-5 * max(target, 1) * x[:, 0])  # small, and no rounding
+    assert tr.critical_strength(regularizer, small) > 0
+
+
+def test_a_file_of_another_problem_is_not_resumed(tmp_path: Path) -> None:
+    x, y = table(load_diabetes)
+    loss, file = tr.LeastSquares(x, y.double()), tmp_path / "path.pt"
+    regularizer = tr.Regularizer(zeros(10), tr.L1(1.0))
+    grid = [2.0, 1.0, 0.0]
+    whole = tr.path(regularizer, loss, strengths=grid, resume=file)
+    again = tr.path(tr.Regularizer(zeros(10), tr.L1(1.0)), loss, strengths=grid, resume=file)
+    assert torch.equal(again.coefficients(), whole.coefficients())
+    other = tr.LeastSquares(x[torch.randperm(len(x))], y.double())
+    with pytest.raises(ValueError, match="another problem"):
+        tr.path(regularizer, other, strengths=grid, resume=file)
+    elastic = tr.Regularizer(zeros(10), tr.ElasticNet(1.0, 0.1))
+    with pytest.raises(ValueError, match="another problem"):
+        tr.path(elastic, loss, strengths=grid, resume=file)
+    narrow = tr.Regularizer(zeros(9), tr.L1(1.0))
+    with pytest.raises(ValueError, match="another model"):
+        tr.path(narrow, tr.LeastSquares(x[:, 1:], y.double()), strengths=grid, resume=file)
+    file.unlink()
+    tr.path(regularizer, loss, strengths=[2.0], resume=file, gap=0.1)
+    least = min(1e-16, tr.path(regularizer, loss, strengths=[2.0]).points[0].solution.residual / 2)
+    with pytest.raises(ValueError, match="is asked for"):
+        tr.path(regularizer, loss, strengths=[2.0], resume=file, tolerance=least or 1e-300)
+    for content in (b"junk", b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no path"):
+            tr.path(regularizer, loss, strengths=grid, resume=file)
+    torch.save({"strengths": grid}, file)
+    with pytest.raises(ValueError, match="holds no path"):
+        tr.path(regularizer, loss, strengths=grid, resume=file)
+
+
+def test_folds_and_measures_that_make_no_sense_are_refused() -> None:
+    x, y = table(load_diabetes)
+    loss, regularizer = tr.LeastSquares(x, y.double()), tr.Regularizer(zeros(10), tr.L1(1.0))
+    half, rest = torch.arange(221), torch.arange(221, 442)
+    for folds, told in (
+        ([(half, half), (rest, half)], "disjoint"),
+        ([(half, rest + 1), (rest, half)], "row indices"),
+        ([(half, rest - 300), (rest, half)], "row indices"),
+        ([(half, rest[:0]), (rest, half)], "row indices"),
+        ("5", "must be a number"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            tr.cross_validate(regularizer, loss, folds=folds, strengths=[1.0])  # type: ignore[arg-type]
+    masks = [(y < 100, y >= 100), (y >= 100, y < 100)]
+    assert tr.cross_validate(regularizer, loss, folds=masks, strengths=[1.0]).best == 0
+    for measure in (lambda z, y: (z - y).square(), lambda z, y: (z - y).square().mean()):
+        with pytest.raises(ValueError, match="one number per sample"):
+            tr.cross_validate(regularizer, loss, strengths=[1.0], measure=measure)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_it_agrees_with_tight_logistic_regression_on_all_digits(share: float) -> None:
+    x, y = table(load_digits)
+    model = zeros(x.shape[1], 10)
+    regularizer = tr.Regularizer(model, tr.ElasticNet.from_alpha(1.0, share))
+    loss = tr.Logistic(x, y)
+    edge = tr.critical_strength(regularizer, loss)
+    found = tr.path(regularizer, loss, strengths=[0.3 * edge, 0.1 * edge, 0.03 * edge])
+    theirs = LogisticRegression(
+        solver="saga", tol=1e-6, max_iter=20_000, l1_ratio=share, random_state=0, warm_start=True
+    )
+    for point in found:
+        theirs.set_params(C=1 / (len(x) * point.strength)).fit(x.numpy(), y.numpy())
+        with torch.no_grad():
+            model.weight.copy_(torch.from_numpy(theirs.coef_))
+            model.bias.copy_(torch.from_numpy(theirs.intercept_))
+            objective = float(loss(model) + scaled(regularizer, point.strength)())
+        assert point.solution.objective == pytest.approx(objective, rel=1e-6)
+        assert point.nonzero == np.count_nonzero(theirs.coef_)

@@ -207,3 +207,30 @@ def test_a_schedule_in_a_loop_leaves_the_solution_of_its_last_strength() -> None
     assert torch.equal(constant == 0, ramped == 0)
     assert int((constant == 0).sum()) > 0
     assert torch.allclose(constant, ramped, atol=1e-10)
+
+
+def test_shapes_and_states_of_another_kind_are_refused() -> None:
+    regularizer = tr.Regularizer(torch.nn.Linear(4, 2), tr.L1(0.1))
+    for shape in (0.5, "cosine", None):
+        with pytest.raises(TypeError, match="a shape is a function"):
+            tr.StrengthSchedule(regularizer, shape)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must return a number"):
+        tr.StrengthSchedule(regularizer, lambda _: None)  # type: ignore[arg-type,return-value]
+    schedule = tr.StrengthSchedule(regularizer, tr.schedule.linear(4))
+    with pytest.raises(ValueError, match="it lacks bases, steps"):
+        schedule.load_state_dict({})
+    with pytest.raises(ValueError, match="a penalty with l1, l2"):
+        schedule.load_state_dict({"steps": 1, "bases": [{"l1": 1.0, "l2": 1.0}]})
+    assert regularizer.terms[0].penalty.strength == 0  # the beginning of the line
+    again = tr.StrengthSchedule(regularizer, tr.schedule.linear(4))
+    with pytest.warns(UserWarning, match="every strength was 0"):
+        again.step()
+
+
+def test_multiply_adds_needs_a_batch() -> None:
+    model = torch.nn.Linear(4, 2)
+    for inputs in ((), ({"x": 1},), (torch.zeros(0, 4),), (torch.zeros(4),)):
+        with pytest.raises(ValueError, match="batch"):
+            tr.schedule.multiply_adds(model, *inputs)
+    with pytest.raises(ValueError, match="batch"):
+        tr.schedule.multiply_adds(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 8, 8))

@@ -323,3 +323,37 @@ def test_the_objective_falls_along_the_rounds() -> None:
             )
         objectives.append(found.objective)
     assert all(after <= before for before, after in pairwise(objectives))
+
+
+def test_a_loss_that_has_no_minimum_or_no_model_is_an_error() -> None:
+    x, _ = table(load_diabetes)
+    model, other = zeros(10), zeros(10)
+    nn.init.ones_(model.weight)
+    regularizer = tr.Regularizer(model, tr.L1(0.1))
+    with pytest.raises(ValueError, match="no minimum"):
+        tr.solve(regularizer, lambda: -model(x).square().mean())
+    assert bool(torch.isfinite(model.weight).all())
+    with pytest.raises(ValueError, match="depends on no parameter"):
+        tr.solve(regularizer, lambda: other(x).square().mean())
+    with pytest.raises(ValueError, match="gap must be above 0"):
+        tr.solve(regularizer, tr.LeastSquares(x, x[:, 0]), gap=float("nan"))
+    with pytest.raises(ValueError, match="iterations must be an integer"):
+        tr.solve(regularizer, tr.LeastSquares(x, x[:, 0]), iterations=1.5)  # type: ignore[arg-type]
+
+
+def test_losses_refuse_data_that_is_none() -> None:
+    x, y = torch.randn(6, 3), torch.arange(6) % 2
+    for targets in (["a"] * 6, np.array(["a"] * 6), torch.ones(()), torch.ones(6) * 1j):
+        with pytest.raises(ValueError, match="the targets must be"):
+            tr.LeastSquares(x, targets)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="targets shaped"):
+        tr.LeastSquares(x, torch.ones(6, 1, 1))
+    with pytest.raises(ValueError, match="at least one feature"):
+        tr.LeastSquares(x[:, :0], y)
+    with pytest.raises(ValueError, match="floating-point tensor"):
+        tr.LeastSquares(x.numpy(), y)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite numbers of at least 0"):
+        tr.LeastSquares(x, y, sample_weight=torch.full((6,), torch.inf))
+    for outputs in (0, -1):
+        with pytest.raises(ValueError, match="outputs must be"):
+            tr.Logistic(x, y, outputs=outputs)

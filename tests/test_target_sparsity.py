@@ -369,7 +369,7 @@ def test_it_refuses_what_cannot_be_reached() -> None:
     refused(tr.L1(1.0), "less than one of the 1,350 weights", density=1e-4)
     refused(tr.L1(1.0), "begin <= end <= hold", begin=20)
     refused(tr.L1(1.0), "every >= 1", every=0)
-    refused(tr.L1(1.0), "cost has no number .* for 2.weight", cost={"0.weight": 1.0})
+    refused(tr.L1(1.0), "cost has no finite number .* for 2.weight", cost={"0.weight": 1.0})
     refused(tr.L1(1.0), "also acts on 2.weight", density={"0.weight": 0.1})
     two = {"0.weight": tr.L1(1.0), "2.weight": tr.L1(1.0)}
     refused(two, "two densities", density={"0.weight": 0.1, "*.weight": 0.2})
@@ -458,3 +458,47 @@ def test_the_callback_refuses_what_it_cannot_steer() -> None:
         Callback(0.1, end=2.0)
     with pytest.raises(ValueError, match="a fit of known length"):
         fit(lightning_module(), max_epochs=-1, max_steps=-1, callbacks=[Callback(0.3)])
+
+
+@pytest.mark.parametrize("density", [None, "0.1", {}, float("nan"), 0, 1, True])
+def test_a_density_that_is_none_is_refused(density: object) -> None:
+    model = nn.Linear(8, 4)
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.Adam(model.parameters()), tr.Regularizer(model, tr.L0(1.0))
+    )
+    with pytest.raises(ValueError, match=r"density|densities"):
+        tr.TargetSparsity(optimizer, density, end=10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite number"):
+        tr.TargetSparsity(optimizer, 0.5, end=10, cost={"weight": float("inf")})
+
+
+@pytest.mark.parametrize("penalty", [tr.L0(1.0), tr.L1(1.0), tr.MCP(1.0, concavity=3.0)])
+def test_training_that_diverges_is_named(penalty: tr.Penalty) -> None:
+    model = nn.Linear(8, 4)
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.Adam(model.parameters()), tr.Regularizer(model, penalty)
+    )
+    tr.TargetSparsity(optimizer, 0.5, end=10)
+    (model(torch.randn(3, 8)).sum() * torch.nan).backward()
+    with pytest.raises(ValueError, match="diverged"):
+        for _ in range(11):  # at once, or when the support is fixed
+            optimizer.step()
+
+
+def test_a_state_of_another_model_is_refused() -> None:
+    def target(width: int) -> tuple[nn.Module, tr.ProximalOptimizer, tr.TargetSparsity]:
+        model = nn.Linear(8, width)
+        optimizer = tr.ProximalOptimizer(
+            torch.optim.Adam(model.parameters()), tr.Regularizer(model, tr.L0(1.0))
+        )
+        return model, optimizer, tr.TargetSparsity(optimizer, 0.5, end=1)
+
+    model, optimizer, first = target(4)
+    for _ in range(3):
+        model(torch.randn(3, 8)).square().sum().backward()
+        optimizer.step()
+    assert first.holding
+    with pytest.raises(ValueError, match="another model"):
+        target(5)[2].load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="it lacks"):
+        target(4)[2].load_state_dict({})

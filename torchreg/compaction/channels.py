@@ -79,7 +79,9 @@ class Channels:
         except Exception as error:
             raise RuntimeError(
                 f"torch-pruning could not follow {type(model).__name__} from its outputs back to "
-                f"its inputs ({type(error).__name__}: {error}): compact a part of it instead."
+                f"its inputs ({type(error).__name__}: {error}): compact a part of it instead. "
+                "It is known to fail at a recurrent layer among others, and where an input of the "
+                "model is concatenated with channels: leave those outside the part."
             ) from error
 
     def _sizes(self, name: str, layer: Layer) -> Iterator[tuple[Side, int]]:
@@ -125,12 +127,14 @@ class Channels:
     def _unite(self, dependency: Any, pairs: list[tuple[int, int]]) -> None:
         """Unite each root position with its position in one layer, or note why it is stuck."""
         module = dependency.target.module
-        name = self._names.get(module, "")
+        name = self._names.get(module)  # of a model that is one layer: ""
+        known = name is not None
+        name = name or ""
         side = Side(name, "through")
         if side not in self._start:
             reading = self.graph.is_in_channel_pruning_fn(dependency.handler)
             side = Side(name, "in" if reading and is_reader(module) else "out")
-        if name and side in self._start:
+        if known and side in self._start:
             start = self._start[side]
             size = dict(self._sizes(name, self.layers[name]))[side]
             for root, position in pairs:
@@ -148,7 +152,7 @@ class Channels:
             why = "it is part of the model's output"
         elif dependency.target.grad_fn in self._inputs:
             why = "it is combined with an input of the model"
-        elif name and not isinstance(module, nn.PReLU):
+        elif known and not isinstance(module, nn.PReLU):
             why = f"it passes through {name} ({type(module).__name__}), which mixes channels"
         if why:
             self._why |= dict.fromkeys((root for root, _ in pairs), why)

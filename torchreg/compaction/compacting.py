@@ -24,8 +24,9 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
     its filter is zero, and that value is zero or can be moved into the next layer's bias. A zero
     filter before a BatchNorm carries the constant ``bias - mean * weight / sqrt(var + eps)``;
     behind zero padding no bias equals a constant, and such a channel stays. So do channels that
-    LayerNorm, GroupNorm, attention or a recurrent layer mix, and those of tied weights: the
-    report names every zero filter and channel that stays, with the reason.
+    LayerNorm, GroupNorm or attention mix, and those of tied weights: the report names every zero
+    filter and channel that stays, with the reason. What the graph cannot follow is refused: a
+    recurrent layer among others, or an input of the model that is concatenated with channels.
 
     What belongs together across residual connections, concatenation, BatchNorm and flattening
     comes from Torch-Pruning's dependency graph. The result is compared with the model in
@@ -47,6 +48,7 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
             example that holds no tensor.
         ValueError: training mode, hooks, parametrisations; the model does not run on the example,
             or gives outputs that are not finite or not the same twice.
+        RuntimeError: Torch-Pruning's graph does not follow the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
@@ -94,7 +96,10 @@ class Trial:
         self.outputs, self.arriving = observe(exact, self.inputs)
         apart = difference(self.outputs[0], once)
         if apart == float("inf"):
-            raise ValueError("the model's output on the example is not finite: nothing to compare.")
+            raise ValueError(
+                "the model's output on the example is not finite: nothing to compare. "
+                + _cause(model)
+            )
         if apart > _EQUAL:
             raise ValueError(
                 "the model gives other outputs for the same input: switch off what is random in it."
@@ -153,6 +158,15 @@ class Trial:
             if told := self.fault(trial):
                 faulty |= dict.fromkeys(family, told)
         return faulty
+
+
+def _cause(model: nn.Module) -> str:
+    """Where numbers that are not finite come from, and what to do."""
+    held = [*model.named_parameters(), *model.named_buffers()]
+    bad = [name for name, x in held if not bool(x.isfinite().all())]
+    if bad:
+        return f"{', '.join(bad)} hold NaN or infinity: load weights from before that happened."
+    return "Its weights are finite: pass an example of finite numbers, at the scale of the data."
 
 
 def _exact_copy(model: nn.Module) -> nn.Module:

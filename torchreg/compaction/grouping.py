@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.compacting import Trial
 from torchreg.compaction.layers import is_reader
 from torchreg.compaction.removable import tied
 from torchreg.compaction.running import Example, check_model, run_once
@@ -51,8 +52,10 @@ def removable_groups(
     several layers read a channel, and it goes when all of their groups happen to be zero.
     ``shared=True`` names these weights too; no penalty here acts on groups across tensors, so
     such zeros alone do not promise a smaller model. Left out are layers that read inputs of the
-    model, the output of a layer that mixes channels (LayerNorm, attention), tied weights, and
-    grouped convolutions.
+    model, the output of a layer that mixes channels (LayerNorm, attention), tied weights,
+    grouped convolutions, and layers behind code that needs its sizes or mixes channels itself (a
+    view into heads, softmax, a channels-last flatten): one channel of each layer is cut on
+    trial, and where the model then fails or computes something else its weight is not named.
 
     Args:
         model: any model that :func:`compact` takes; training mode is no fault here.
@@ -63,7 +66,7 @@ def removable_groups(
         A grouping for each weight, by the name that a Regularizer selects; empty if none fits.
 
     Raises:
-        TypeError, ValueError: as :func:`compact`.
+        TypeError, ValueError, RuntimeError: as :func:`compact`.
 
     Example:
         >>> import torchreg as tr
@@ -92,12 +95,35 @@ def removable_groups(
         for channel in numbers:
             reading[channel].add(name)
     found: dict[str, Grouping] = {}
+    named: list[str] = []
     for name, numbers in readers.items():
         alone = all(reading[channel] == {name} for channel in numbers)
         grouping = _grouping(channels.layers[name], numbers)
         if grouping and not stuck.intersection(numbers) and (alone or shared):
             found[f"{name}.weight" if name else "weight"] = grouping
+            named.append(name)
+    for name in _uncut(exact, call.double(), {name: readers[name] for name in named}):
+        del found[f"{name}.weight" if name else "weight"]
     return found
+
+
+def _uncut(exact: nn.Module, call: Example, readers: dict[str, list[int]]) -> list[str]:
+    """The layers of which a channel cannot be cut after all, though nothing reads it."""
+    # The last one, since of a layer that is all zero the first is kept; an only channel stays.
+    chosen = {name: numbers[-1] for name, numbers in readers.items() if len(set(numbers)) > 1}
+    if not chosen:
+        return []
+    for name, numbers in readers.items():
+        layer: Any = exact.get_submodule(name)
+        lost = [j for j, number in enumerate(numbers) if number in set(chosen.values())]
+        dimension = 0 if isinstance(layer, _ConvTransposeNd) else 1
+        at = torch.tensor(lost, dtype=torch.long, device=layer.weight.device)
+        layer.weight.data.index_fill_(dimension, at, 0.0)
+    trial = Trial(exact, call)
+    plan = trial.plan({})
+    faulty = trial.faulty(plan) if trial.fault(plan) else {}
+    sides = trial.channels.sides
+    return [name for name in chosen if int(sides[Side(name, "in")][-1]) in faulty]
 
 
 def _grouping(layer: object, numbers: list[int]) -> Grouping | None:

@@ -149,7 +149,8 @@ def latency(
 
     Raises:
         TypeError, ValueError: as :func:`compact`; the tensors of the example have no batch
-            dimension in common.
+            dimension in common; a batch size that is no whole number of at least 1; seconds that
+            are not above 0.
 
     Example:
         >>> for one in latency(nn.Linear(256, 256).eval(), nn.Linear(256, 8).eval(),
@@ -159,6 +160,10 @@ def latency(
     check_model(before)
     check_model(after)
     call = Example(example)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds must be above 0 and finite, found {seconds!r}.")
+    if not isinstance(batches, Sequence) or not batches:
+        raise ValueError(f"batches must be batch sizes such as (1, 128), found {batches!r}.")
     timings = []
     for batch in batches:
         run = call.repeated(batch)

@@ -44,7 +44,8 @@ def check_model(model: object, *, training: bool = False) -> None:
         if any(getattr(layer, hooks) for hooks in _HOOKS):
             raise ValueError(
                 f"{told} has hooks, which would run on the trial inputs and see other shapes "
-                "afterwards: remove them first and register them on the result."
+                "afterwards: remove them first (handle.remove(), torch.nn.utils.prune.remove, "
+                "remove_weight_norm, remove_spectral_norm), and register your own on the result."
             )
         for key, parameter in layer.named_parameters(recurse=False):
             if isinstance(parameter, UninitializedParameter):
@@ -70,7 +71,12 @@ class Example:
         if not self.tensors():
             raise TypeError(
                 "expected an example input, as the model takes it: a tensor, a tuple of "
-                f"arguments or a mapping of keywords; found {given!r}."
+                f"arguments or a mapping of keywords; found {_told(given)}."
+            )
+        if not any(x.numel() for x in self.tensors()):
+            raise ValueError(
+                f"expected an example with at least one sample, found one shaped {self}: pass a "
+                "small batch of the data."
             )
 
     def __call__(self, model: nn.Module) -> Any:
@@ -105,12 +111,14 @@ class Example:
             if not x.is_floating_point():
                 return x
             drawn = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-            return drawn * x.abs().max().clamp(min=1.0)
+            return drawn * x.abs().max().clamp(min=1.0) if x.numel() else drawn
 
         return self.map(noise)
 
     def repeated(self, batch: int) -> "Example":
         """The first sample of the example, ``batch`` times."""
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"a batch size must be a whole number of at least 1, found {batch!r}.")
         sizes = {x.shape[0] for x in self.tensors() if x.dim() > 0}
         if len(sizes) != 1:
             raise ValueError(
@@ -122,6 +130,11 @@ class Example:
     def tensors(self) -> list[Tensor]:
         """Its tensors, in order."""
         return tensors((self.args, self.keywords))
+
+
+def _told(given: object) -> str:
+    """What was found, short: no array is written out."""
+    return repr(given) if given is None or isinstance(given, str) else f"a {type(given).__name__}"
 
 
 def run_once(model: nn.Module, example: Example) -> Any:

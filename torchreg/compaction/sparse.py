@@ -18,6 +18,10 @@ class CSRLinear(nn.Module):
     Args:
         layer: the dense layer; its nonzero weights are copied.
 
+    Raises:
+        TypeError: another layer than ``nn.Linear``; on a CPU, another precision than float32 and
+            float64.
+
     Example:
         >>> layer = nn.Linear(4, 3)
         >>> _ = nn.init.eye_(layer.weight)
@@ -34,6 +38,19 @@ class CSRLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(
+                f"expected a torch.nn.Linear, found {type(layer).__name__}: of a convolution "
+                "nothing is stored sparse; compact removes its channels."
+            )
+        if layer.weight.device.type == "cpu" and layer.weight.dtype not in (
+            torch.float32,
+            torch.float64,
+        ):
+            raise TypeError(
+                f"the weight is held in {layer.weight.dtype}, for which torch has no sparse "
+                "product on a CPU: call .float() on the model first."
+            )
         self.in_features, self.out_features = layer.in_features, layer.out_features
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
@@ -88,7 +105,8 @@ def to_csr(
         A copy with the faster layers, and what was measured, by the name of each layer.
 
     Raises:
-        TypeError, ValueError: as :func:`compact`.
+        TypeError, ValueError: as :func:`compact`; on a CPU, another precision than float32 and
+            float64.
     """
     check_model(model)
     small = copy.deepcopy(model)

@@ -1,6 +1,8 @@
 """What the estimators share: arrays to tensors, one fit, one choice by cross-validation."""
 
+import math
 from abc import abstractmethod
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +57,7 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
         )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        self._check_parameters()
         targets = self._targets(y)
         x = self._tensor(X)
         weight = None if sample_weight is None else self._tensor(sample_weight)
@@ -71,14 +74,32 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
         self._keep(weights, bias)
         return self
 
+    def _check_parameters(self) -> None:
+        """Say what is wrong by the names of the parameters here."""
+        strength = getattr(self, "strength", 0.0)
+        if not _number(strength) or not 0 <= strength < math.inf:
+            raise ValueError(f"strength must be a finite number of at least 0, found {strength!r}.")
+        if not _number(self.l1_ratio) or not 0 <= self.l1_ratio <= 1:
+            raise ValueError(f"l1_ratio must be between 0 and 1, found {self.l1_ratio!r}.")
+        if self.tol is not None and not (_number(self.tol) and self.tol > 0):
+            raise ValueError(f"tol must be a number above 0 or None, found {self.tol!r}.")
+        most = getattr(self, "max_iter", None)
+        if most is not None and not (isinstance(most, Integral) and int(most) >= 1):
+            raise ValueError(f"max_iter must be an integer of at least 1 or None, found {most!r}.")
+
     def _solve(self, model: nn.Linear, loss: SampleLoss, y: Any) -> None:
         if not hasattr(self, "cv"):
             penalty = ElasticNet.from_alpha(self.strength, self.l1_ratio)
             solution = solve(
                 Regularizer(model, penalty, "weight") if penalty.strength else _free(model),
-                loss, tolerance=self.tol, iterations=self.max_iter,
+                loss, tolerance=self.tol,
+                iterations=None if self.max_iter is None else int(self.max_iter),
             )  # fmt: skip
         else:
+            if self.choice not in ("best", "one_standard_error"):
+                raise ValueError(
+                    f"choice must be 'best' or 'one_standard_error', found {self.choice!r}."
+                )
             folds = check_cv(self.cv, y, classifier=is_classifier(self))
             parts = [
                 (
@@ -92,10 +113,6 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
                 Regularizer(model, unit, "weight"), loss, folds=parts, strengths=self.strengths,
                 points=self.points, ratio=self.ratio, tolerance=self.tol,
             )  # fmt: skip
-            if self.choice not in ("best", "one_standard_error"):
-                raise ValueError(
-                    f"choice must be 'best' or 'one_standard_error', found {self.choice!r}."
-                )
             index = getattr(found, self.choice)
             found.path.load(index)
             solution = found.path.points[index].solution
@@ -128,6 +145,10 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
     def _tensor(self, array: Any) -> Tensor:
         array = array if array.flags.writeable else array.copy()
         return torch.from_numpy(array).to(self.device)
+
+
+def _number(found: object) -> bool:
+    return isinstance(found, Real) and not isinstance(found, bool)
 
 
 def _free(model: nn.Linear) -> Regularizer:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from sklearn.base import RegressorMixin
 from torch import Tensor
 
@@ -34,7 +35,6 @@ class ElasticNetRegressor(RegressorMixin, LinearEstimator):  # type: ignore[misc
         n_iter_: rounds taken.
 
     Example:
-        >>> import numpy as np
         >>> X = np.random.default_rng(0).normal(size=(50, 4))
         >>> model = ElasticNetRegressor(strength=0.1).fit(X, 3 * X[:, 1] + 5)
         >>> print(model.support())
@@ -63,6 +63,11 @@ class ElasticNetRegressor(RegressorMixin, LinearEstimator):  # type: ignore[misc
         return self._outputs(X)[:, 0]
 
     def _targets(self, y: Any) -> Any:
+        if np.asarray(y).dtype.kind not in "fiub":
+            raise ValueError(
+                f"the targets of a regression must be numbers, found {np.asarray(y).dtype}: take "
+                "LogisticClassifier for labels."
+            )
         return y
 
     def _loss(self, x: Tensor, y: Any, weight: Tensor | None) -> SampleLoss:

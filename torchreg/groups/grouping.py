@@ -41,7 +41,8 @@ def as_grouping(found: object) -> Grouping:
     if not callable(found):
         raise TypeError(
             f"groups must be a function from a weight to (groups, members), such as "
-            f"torchreg.filters or lambda w: w.flatten(1); found {found!r}."
+            f"torchreg.filters or lambda w: w.flatten(1); found "
+            f"{'a tensor' if isinstance(found, Tensor) else repr(found)}."
         )
     return found
 
@@ -50,8 +51,9 @@ def check_cover(grouping: Grouping, shape: torch.Size) -> None:
     """Raise unless a grouping takes each element of a weight of this shape exactly once.
 
     Raises:
-        ValueError: it fails on that shape, the result is no matrix, or an element is missing or
-            there twice.
+        ValueError: it fails on that shape, the result is no matrix, an element is missing or
+            there twice, is not the weight's own (arithmetic), goes by its value (a sort), or is
+            cut off from gradients (detach).
 
     Example:
         >>> check_cover(lambda w: w[:, :2], torch.Size([3, 4]))
@@ -63,10 +65,12 @@ def check_cover(grouping: Grouping, shape: torch.Size) -> None:
     told = f"groups={name_of(grouping)}"
     try:
         found = grouping(positions)
-    except (RuntimeError, IndexError) as error:
+    except ValueError:  # of a grouping that says itself what is wrong
+        raise
+    except Exception as error:  # whatever a function of the user's raises
         raise ValueError(
-            f"{told} fails on a weight shaped {tuple(shape)}: {error}. Select only what it is "
-            "meant for, or rearrange with view, transpose and flatten."
+            f"{told} fails on a weight shaped {tuple(shape)} ({type(error).__name__}: {error}). "
+            "Select only what it is meant for, or rearrange with view, transpose and flatten."
         ) from error
     if not isinstance(found, Tensor) or found.dim() != 2:
         shaped = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -85,6 +89,23 @@ def check_cover(grouping: Grouping, shape: torch.Size) -> None:
         raise ValueError(
             f"{told} takes some weights of a tensor shaped {tuple(shape)} more than once "
             f"({found.numel()} members for {shape.numel()} weights). Groups must not overlap."
+        )
+    # In another order and with another sign, so that what looks at values shows.
+    values = -1.0 - positions.double()
+    try:
+        members, back = split(grouping, values)
+        same = torch.equal(members.double(), -1.0 - found) and torch.equal(back(members), values)
+    except Exception as error:
+        raise ValueError(
+            f"{told} fails on a weight shaped {tuple(shape)} that requires gradients "
+            f"({type(error).__name__}: {error}). Rearrange with view, transpose and flatten."
+        ) from error
+    if not same:
+        raise ValueError(
+            f"{told} does more to a weight shaped {tuple(shape)} than rearrange it: every element "
+            "must be returned as it is, at a place that does not depend on the values, and with "
+            "its gradient. Use view, transpose, flatten and fixed indices; no arithmetic, sorting "
+            "or detach."
         )
 
 

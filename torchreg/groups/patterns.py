@@ -66,12 +66,12 @@ def adjacent(count: int) -> Grouping:
 
 
 def _heads(w: Tensor, count: int, parts: int, dim: int) -> Tensor:
-    moved = w.movedim(dim, 0)
+    moved = at_least(w, dim + 1, f"heads({count}, dim={dim})").movedim(dim, 0)
     return dealt(dealt(moved, 0, parts), 1, count).transpose(0, 1).flatten(1)
 
 
 def _gates(w: Tensor, count: int) -> Tensor:
-    return dealt(w, 0, count).transpose(0, 1).flatten(1)
+    return dealt(at_least(w, 1, f"gates({count})"), 0, count).transpose(0, 1).flatten(1)
 
 
 def _tiles(w: Tensor, height: int, width: int) -> Tensor:

@@ -1,7 +1,9 @@
 """A path: one certified solution per strength, each begun at the one before."""
 
+import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path as File
@@ -119,12 +121,13 @@ def path(
             counts as converged, by default 0.1.
         gap: as in :func:`torchreg.solve`; not with ``fit``.
         resume: a file that holds the points so far, written whole after each. Begun again with
-            the same grid, the path goes on after the last of them.
+            the same grid, the path goes on after the last of them. What it holds is certified
+            anew, so that a file of other data or penalties is found out.
         progress: print a line per point to standard error; None does where that is a terminal.
 
     Raises:
-        ValueError: an empty grid, a negative or infinite strength, a file of another grid, or
-            what :func:`critical_strength` and :func:`torchreg.solve` raise.
+        ValueError: an empty grid, a negative or infinite strength, a file of another grid,
+            problem or model, or what :func:`critical_strength` and :func:`torchreg.solve` raise.
 
     Warns:
         NotConverged: a point that stopped before its tolerance. Not with ``fit``, where few
@@ -148,15 +151,19 @@ def path(
         raise ValueError("a duality gap is for convex problems: leave out gap, or fit.")
     if strengths is None:
         strengths = grid(critical_strength(regularizer, loss), points=points, ratio=ratio)
-    order = sorted((float(s) for s in strengths), reverse=fit is None)
+    try:
+        order = sorted((float(s) for s in strengths), reverse=fit is None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"strengths must be a list of numbers such as [1.0, 0.1], found {strengths!r}."
+        ) from error
     if not order:
         raise ValueError("the grid of strengths is empty: there is nothing to solve.")
     if not all(0 <= s < float("inf") for s in order):
         raise ValueError(f"strengths must be finite and at least 0, found {order}.")
-    model = regularizer.model
     found = [] if resume is None else _read(File(resume), order)
     if found:
-        model.load_state_dict(found[-1].state)
+        _check_held(regularizer, loss, found, tolerance, gap, convex=fit is None)
     elif fit is None:
         with torch.no_grad():
             for parameter in regularizer.selection().values():
@@ -175,6 +182,45 @@ def path(
             _write(File(resume), order, found)
     total = sum(p.numel() for p in regularizer.selection().values())
     return Path(regularizer, tuple(found), total)
+
+
+def _check_held(
+    regularizer: Regularizer,
+    loss: Loss,
+    held: list[Point],
+    tolerance: float | None,
+    gap: float | None,
+    *,
+    convex: bool,
+) -> None:
+    """Certify the points of a file on this problem, and load the last."""
+    kinds = {p.dtype for p in regularizer.model.parameters()}
+    near = 1e-3 if torch.float32 in kinds else 1e-6
+    asked = (1e-4 if torch.float32 in kinds else 1e-6) if tolerance is None else tolerance
+    for point in held:
+        try:
+            regularizer.model.load_state_dict(point.state)
+        except RuntimeError as error:
+            raise ValueError(f"the file to resume from is of another model: {error}") from error
+        here, there = _certify(scaled(regularizer, point.strength), loss, None), point.solution
+        same = math.isclose(here.objective, there.objective, rel_tol=near, abs_tol=near**2)
+        if convex and same and point.strength > 0:  # a residual is relative to the strength
+            same = here.residual <= 10 * max(there.residual, asked)
+        told = (
+            f"the file to resume from holds another problem: at strength {point.strength:.4g} its "
+            f"objective is {there.objective:.6g} with a residual of {there.residual:.2g}, that of "
+            f"this loss and these penalties {here.objective:.6g} with {here.residual:.2g}. Give "
+            "the same data and penalties, delete the file, or give another."
+        )
+        if not same and convex:
+            raise ValueError(told)
+        if not same:  # a network's loss may depend on its mode or on chance
+            warnings.warn(told, stacklevel=3)
+        if convex and gap is None and there.converged and there.residual > asked:
+            raise ValueError(
+                f"the file to resume from was solved to a residual of {there.residual:.2g} only, "
+                f"{asked:.2g} is asked for: delete it, or give another."
+            )
 
 
 def _certify(regularizer: Regularizer, loss: Loss, tolerance: float | None) -> Solution:
@@ -200,13 +246,23 @@ def _point(regularizer: Regularizer, strength: float, solution: Solution, loss: 
 def _read(file: File, order: list[float]) -> list[Point]:
     if not file.exists():
         return []
-    held = torch.load(file, weights_only=True)
-    if held["strengths"] != order:
+    try:
+        held = torch.load(file, weights_only=True)
+        points = [Point(**{**p, "solution": Solution(**p["solution"])}) for p in held["points"]]
+        grid_ = held["strengths"]
+    except IsADirectoryError:
+        raise
+    except Exception as error:  # torch.load raises as many kinds as there are broken files
         raise ValueError(
-            f"{file} holds a path over {len(held['strengths'])} other strengths: delete it, or "
+            f"{file} holds no path to resume ({type(error).__name__}: {error}): delete it, or give "
+            "another file."
+        ) from error
+    if grid_ != order:
+        raise ValueError(
+            f"{file} holds a path over {len(grid_)} other strengths: delete it, or "
             "give another file to resume from."
         )
-    return [Point(**{**p, "solution": Solution(**p["solution"])}) for p in held["points"]]
+    return points
 
 
 def _write(file: File, order: list[float], points: list[Point]) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
 
     Raises:
         ValueError: no finite multiple makes zero stationary (L2, a strength of 0), or every
-            multiple does.
+            multiple does, within the rounding of the data's type; nothing trainable is penalised.
 
     Example:
         >>> import torchreg as tr
@@ -75,7 +75,7 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
                     bias.copy_(loss.fit_intercept(loss.start(None)))
             else:
                 solve(fix_support(regularizer), loss, tolerance=_tight(regularizer))
-        found = _critical(regularizer, loss)
+        found, noise = _critical(regularizer, loss)
     finally:
         with torch.no_grad():
             for parameter, value in before.items():
@@ -85,22 +85,42 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
             "no finite strength makes every penalised weight zero (L2 zeroes none, and a strength "
             "of 0 stays 0): choose the strengths yourself, strengths=[...]."
         )
-    if found == 0:
+    if noise is None:
         raise ValueError(
-            "the gradient vanishes where all penalised weights are zero, so they stay zero at "
-            "every strength: are the targets constant, or the features?"
+            "these penalties keep every weight that is zero at any strength (l0 and its kin), so "
+            "a path cannot begin there: give fit= and strengths=, from dense to sparse."
+        )
+    if found <= noise:
+        raise ValueError(
+            "the gradient vanishes where all penalised weights are zero, to rounding, so they stay "
+            "zero at every strength: are the targets constant, or the features?"
         )
     return found
 
 
-def _critical(regularizer: Regularizer, loss: Callable[[], Tensor] | SampleLoss) -> float:
+def _critical(
+    regularizer: Regularizer, loss: Callable[[], Tensor] | SampleLoss
+) -> tuple[float, float | None]:
+    """The critical multiple, and the one below which it is rounding; None if all penalties jump."""
     bound = [(p, penalty) for _, p, penalty in regularizer.items() if p.requires_grad]
+    if not bound:
+        raise ValueError(
+            "no trainable parameter is penalised, so there is no critical strength: select "
+            "parameters with requires_grad."
+        )
     with torch.enable_grad():
         value = loss(regularizer.model) if isinstance(loss, SampleLoss) else loss()
-    gradients = torch.autograd.grad(value, [p for p, _ in bound], allow_unused=True)
-    largest = 0.0
+    free = [p for p in regularizer.unpenalised().values() if p.requires_grad]
+    found = torch.autograd.grad(value, [*(p for p, _ in bound), *free], allow_unused=True)
+    gradients, left = found[: len(bound)], found[len(bound) :]
+    rounding = _rounding(loss, left)
+    largest, noise = 0.0, None
     for (p, penalty), gradient in zip(bound, gradients, strict=True):
         if gradient is not None:
+            unit = penalty.critical_strength(torch.ones_like(gradient))
+            if unit > 0:
+                least = rounding * unit / (penalty.strength or 1.0)
+                noise = max(noise or 0.0, least if math.isfinite(least) else 0.0)
             edge = penalty.critical_strength(gradient)
             if edge > 0:
                 own = penalty.strength if not math.isinf(edge) else 0.0
@@ -109,7 +129,22 @@ def _critical(regularizer: Regularizer, loss: Callable[[], Tensor] | SampleLoss)
                     far = _times(penalty, 1.001 * multiple).distance(torch.zeros_like(p), gradient)
                     multiple = math.inf if bool((far > 0).any()) else multiple
                 largest = max(largest, multiple)
-    return largest
+    return largest, noise
+
+
+def _rounding(loss: Callable[[], Tensor] | SampleLoss, left: Sequence[Tensor | None]) -> float:
+    """The size of a gradient that may be no more than rounding.
+
+    Of a closure's data nothing is known but what the fit of the unpenalised part has left.
+    """
+    least = max((float(g.abs().max()) for g in left if g is not None and g.numel()), default=0.0)
+    if not isinstance(loss, SampleLoss):
+        return least
+    size = float(loss.y.abs().max())
+    if loss.offset is not None:
+        size = max(size, float(loss.offset.abs().max()))
+    columns = float((loss.share @ loss.x.abs().flatten(1)).max())
+    return 8 * torch.finfo(loss.x.dtype).eps * size * columns
 
 
 def _tight(regularizer: Regularizer) -> float:
@@ -124,8 +159,8 @@ def grid(highest: float, *, points: int, ratio: float) -> list[float]:
         >>> grid(1.0, points=3, ratio=0.01)
         [1.0, 0.1, 0.01]
     """
-    if points < 1:
-        raise ValueError(f"a path needs at least one point, found points={points}.")
+    if not isinstance(points, int) or points < 1:
+        raise ValueError(f"a path needs at least one point, found points={points!r}.")
     if not 0 < ratio < 1:
         raise ValueError(f"ratio must be between 0 and 1, found {ratio}.")
     if points == 1:

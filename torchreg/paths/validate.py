@@ -12,6 +12,7 @@ from torchreg.paths.follow import Fit, Path, path
 from torchreg.paths.strengths import critical_strength, grid
 from torchreg.regularizer import Regularizer
 from torchreg.solver.losses import Logistic, SampleLoss
+from torchreg.solver.losses.base import told
 
 Folds = Sequence[tuple[Tensor, Tensor]]
 
@@ -88,7 +89,8 @@ def cross_validate(
         progress: as in :func:`torchreg.path`.
 
     Raises:
-        ValueError: fewer than two folds, or more than samples; a fold that lacks a class; what
+        ValueError: fewer than two folds, or more than samples; a fold that lacks a class, holds
+            out nothing or what it has learnt from; a measure that is not one per sample; what
             :func:`torchreg.path` raises.
 
     Example:
@@ -111,7 +113,7 @@ def cross_validate(
             "cross-validation takes samples apart, so the loss must know them: pass a "
             f"torchreg.LeastSquares or torchreg.Logistic, found {type(loss).__name__}."
         )
-    parts = _folds(loss, folds, seed) if isinstance(folds, int) else list(folds)
+    parts = _folds(loss, folds, seed) if isinstance(folds, int) else _given(loss, folds)
     if len(parts) < 2:
         raise ValueError(f"cross-validation needs at least two folds, found {len(parts)}.")
     if strengths is None:
@@ -121,7 +123,6 @@ def cross_validate(
                  progress=progress)  # fmt: skip
     rows = []
     for inside, outside in parts:
-        inside, outside = torch.as_tensor(inside), torch.as_tensor(outside)
         own = copy.deepcopy(begin)
         fold = path(own, loss.rows(inside), strengths=whole.strengths, fit=fit,
                     tolerance=tolerance, progress=progress)  # fmt: skip
@@ -153,7 +154,39 @@ def _held_out(
     outputs = outputs if loss.offset is None else outputs + loss.offset[rows]
     share = loss.share[rows]
     each = loss.each(outputs, rows) if measure is None else measure(outputs, loss.y[rows])
+    if not isinstance(each, Tensor) or each.shape != share.shape:
+        raise ValueError(
+            f"measure must return one number per sample, shaped {tuple(share.shape)}, found "
+            f"{told(each)}."
+        )
     return float((share * each).sum() / share.sum())
+
+
+def _given(loss: SampleLoss, folds: Folds) -> Folds:
+    """Folds as row indices, once they make sense."""
+    try:
+        pairs = [(torch.as_tensor(a), torch.as_tensor(b)) for a, b in folds]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "folds must be a number, or pairs (rows inside, rows held out) of indices; found "
+            f"{type(folds).__name__}: {error}."
+        ) from error
+    size, found = len(loss.x), []
+    for k, pair in enumerate(pairs):
+        rows = [r.nonzero().squeeze(1) if r.dtype == torch.bool else r.long() for r in pair]
+        rows = [r.to(loss.x.device) for r in rows]
+        for r in rows:
+            if r.dim() != 1 or not len(r) or int(r.min()) < 0 or int(r.max()) >= size:
+                raise ValueError(
+                    f"fold {k}: expected row indices from 0 to {size - 1}, at least one inside "
+                    f"and one held out; found {told(r)}."
+                )
+        if both := int(torch.isin(rows[0], rows[1]).sum()):
+            raise ValueError(
+                f"fold {k} learns from {both} of the rows that it holds out: give disjoint rows."
+            )
+        found.append((rows[0], rows[1]))
+    return found
 
 
 def _folds(loss: SampleLoss, count: int, seed: int) -> Folds:

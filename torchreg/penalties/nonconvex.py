@@ -223,7 +223,8 @@ class LogSum(Radial):
 
 def above(name: str, value: float, least: float) -> float:
     """Return a finite number above ``least``, or say what is wrong with it."""
-    number = as_strength(name, value)
+    negative = isinstance(value, int | float) and value < 0  # told with the bound that holds here
+    number = float(value) if negative else as_strength(name, value)
     if not number > least:
         raise ValueError(f"{name} must be above {least}, found {number:.12g}.")
     return number

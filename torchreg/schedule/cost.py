@@ -41,7 +41,7 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     names = {m: f"{name}.weight" if name else "weight" for name, m in model.named_modules()}
 
-    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+    def count(module: Any, _: Any, output: Tensor) -> None:
         # Linear: (batch, *, features). Convolution: (batch, channels, *positions).
         features = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
         plain = 2 if isinstance(module, nn.Linear) else module.weight.dim()

@@ -90,7 +90,8 @@ def _exactly(regularizer: Regularizer, where: Where, acts: Acts) -> list[Penalty
 def _part(
     density: float, penalties: list[Penalty], acts: Acts, cost: Mapping[str, float] | None
 ) -> Part:
-    number = isinstance(density, Real | torch.Tensor) and not isinstance(density, bool)
+    given: Any = density
+    number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
     if not number or not 0 < density < 1:
         raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
     costs = [(1.0 if cost is None else cost[n], w.numel()) for p in penalties for n, w in acts[p]]

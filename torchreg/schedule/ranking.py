@@ -10,7 +10,6 @@ from torch import Tensor
 from torchreg.penalties import L0, L1, ElasticNet, Penalty
 from torchreg.schedule.strength import scale
 
-
 DIVERGED = (
     "the penalised weights are not finite: the training has diverged. Lower the learning rate, and "
     "look for NaN in the data."

@@ -90,7 +90,8 @@ class StrengthSchedule:
 
     def __init__(self, regularizer: Regularizer, shape: Shape | Sequence[Shape]) -> None:
         self.penalties = own_penalties(regularizer)
-        if not callable(shape) and (isinstance(shape, str) or not isinstance(shape, Sequence)):
+        given: Any = shape
+        if not callable(given) and (isinstance(given, str) or not isinstance(given, Sequence)):
             raise TypeError(
                 "a shape is a function from a step to a factor, such as "
                 f"torchreg.schedule.cosine(100), found {shape!r}."
@@ -121,10 +122,10 @@ class StrengthSchedule:
 
     def _set(self) -> None:
         for penalty, shape, base in zip(self.penalties, self.shapes, self.bases, strict=True):
-            factor = shape(self.steps)
+            factor: Any = shape(self.steps)
             if not isinstance(factor, Real | Tensor):
                 raise TypeError(f"a shape must return a number, found {factor!r}.")
-            scale(penalty, base, factor)
+            scale(penalty, base, float(factor))
 
     def get_last_strength(self) -> list[float]:
         """The strength of each penalty as it is set now (``penalty.strength``)."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from torchreg.penalties.base import Penalty
 from torchreg.regularizer import Regularizer
+from torchreg.solver.losses.base import told
 from torchreg.solver.result import Solution
 
 Points = list[Tensor]
@@ -42,14 +43,20 @@ class Objective:
         with torch.enable_grad():
             value = self.loss()
             if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+                found = told(value) if isinstance(value, Tensor) else repr(value)
                 raise ValueError(
                     "the loss must return a scalar tensor computed from the regularizer's model, "
-                    f"found {value!r}."
+                    f"found {found}."
                 )
-            found = torch.autograd.grad(value, self.parameters, allow_unused=True)
+            slopes = torch.autograd.grad(value, self.parameters, allow_unused=True)
+        if all(slope is None for slope in slopes):
+            raise ValueError(
+                "the loss depends on no parameter of the regularizer's model: was it computed "
+                "from another model, or from a copy of this one?"
+            )
         gradient = [
             torch.zeros_like(p) if g is None else g
-            for p, g in zip(self.parameters, found, strict=True)
+            for p, g in zip(self.parameters, slopes, strict=True)
         ]
         return float(value.detach()), gradient
 
@@ -73,7 +80,10 @@ class Objective:
             if w.numel():
                 far = g.abs() if penalty is None else penalty.distance(w, g)
                 strength = self.strongest if penalty is None else penalty.strength
-                worst = max(worst, float(far.max()) / (strength or 1.0))
+                far_most = float(far.max())
+                if math.isnan(far_most):
+                    return math.inf
+                worst = max(worst, far_most / (strength or 1.0))
         return worst
 
 
@@ -90,7 +100,7 @@ def accelerated(objective: Objective, *, tolerance: float, iterations: int) -> S
         iterations: at most so many.
 
     Raises:
-        ValueError: the loss or its gradient is not finite at the start.
+        ValueError: the loss or its gradient is not finite, at the start or on the way.
 
     Source: A. Beck and M. Teboulle, "A fast iterative shrinkage-thresholding algorithm" (2009);
     B. O'Donoghue and E. Candes, "Adaptive restart for accelerated gradient schemes" (2015).
@@ -107,6 +117,12 @@ def accelerated(objective: Objective, *, tolerance: float, iterations: int) -> S
     while residual > tolerance and done < iterations:
         done += 1
         z, f, g, curvature = _backtrack(objective, y, ahead, slope, curvature)
+        if not math.isfinite(f):
+            objective.put(best[1])
+            raise ValueError(
+                f"the loss became {f} in iteration {done}: it has no minimum that the penalty "
+                "holds, or is not defined everywhere. The model is at the best point before."
+            )
         residual = objective.residual(z, g)
         if residual <= best[0]:
             best = residual, z, f

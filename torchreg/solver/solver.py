@@ -92,8 +92,10 @@ def solve(
             "torchreg.ElasticNet(l1, l2)."
         )
     tolerance, steps = _tolerance(regularizer, tolerance), iterations
-    if steps is not None and steps < 1:
-        raise ValueError(f"iterations must be at least 1, found {steps}.")
+    if steps is not None and not (isinstance(steps, int) and steps >= 1):
+        raise ValueError(f"iterations must be an integer of at least 1, found {steps!r}.")
+    if gap is not None and not gap > 0:
+        raise ValueError(f"gap must be above 0, found {gap}: or leave it out.")
     solution = None
     problem = as_linear(regularizer, loss)
     if problem is not None:

@@ -33,23 +33,24 @@ class SampleLoss(ABC):
     def __init__(
         self, x: Tensor, targets: Tensor, sample_weight: Tensor | None, offset: Tensor | None
     ) -> None:
-        if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
-            raise ValueError(
-                "x must be a floating-point tensor shaped (samples, ...), found "
-                f"{told(x)}. A table of features is (samples, features)."
-            )
         if not len(x) or len(x) != len(targets):
             raise ValueError(
                 f"expected one target per sample and at least one, found {len(x)} samples in x "
                 f"and {len(targets)} targets."
             )
+        if targets.dim() != 2 or not x[0].numel():
+            raise ValueError(
+                "expected x shaped (samples, features), with at least one feature, and targets "
+                f"shaped (samples,) or (samples, outputs); found {told(x)} and {told(targets)}."
+            )
         weight = torch.ones(len(x), dtype=x.dtype, device=x.device)
         if sample_weight is not None:
             weight = torch.as_tensor(sample_weight, dtype=x.dtype, device=x.device)
-            if weight.shape != (len(x),) or not bool((weight >= 0).all() and weight.sum() > 0):
+            fits = weight.shape == (len(x),) and bool((weight >= 0).all() and weight.sum() > 0)
+            if not fits or not _finite(weight):
                 raise ValueError(
-                    f"sample_weight must be {len(x)} numbers of at least 0, not all 0, found "
-                    f"{told(weight)}."
+                    f"sample_weight must be {len(x)} finite numbers of at least 0, not all 0, "
+                    f"found {told(weight)}."
                 )
         if offset is not None:
             offset = torch.as_tensor(offset, dtype=x.dtype, device=x.device).detach()
@@ -124,6 +125,29 @@ class SampleLoss(ABC):
     @abstractmethod
     def fit_intercept(self, outputs: Tensor) -> Tensor:
         """What to add to the outputs, one number each, to minimise the loss: (outputs,)."""
+
+
+def beside(x: Tensor, y: object) -> Tensor:
+    """The targets as a tensor on the device of x.
+
+    Raises:
+        ValueError: x is no table of floating-point numbers, or the targets are no real numbers.
+    """
+    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
+        raise ValueError(
+            "x must be a floating-point tensor shaped (samples, ...), found "
+            f"{told(x)}: torch.as_tensor(x).float(). A table of features is (samples, features)."
+        )
+    try:
+        targets = torch.as_tensor(y, device=x.device)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the targets must be numbers, found {told(y)}: {error}. Number the classes from 0, "
+            "numpy.unique(y, return_inverse=True)[1]."
+        ) from error
+    if targets.is_complex() or not targets.dim():
+        raise ValueError(f"the targets must be real, one per sample, found {told(targets)}.")
+    return targets
 
 
 def told(found: object) -> str:

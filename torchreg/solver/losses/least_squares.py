@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchreg.solver.columns import Columns
-from torchreg.solver.losses.base import ALL, SampleLoss
+from torchreg.solver.losses.base import ALL, SampleLoss, beside
 
 
 @final
@@ -38,7 +38,7 @@ class LeastSquares(SampleLoss):
         sample_weight: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> None:
-        y = torch.as_tensor(y, device=x.device).to(x.dtype)
+        y = beside(x, y).to(x.dtype)
         y = y.unsqueeze(1) if y.dim() == 1 else y
         super().__init__(x, y.detach(), sample_weight, offset)
 

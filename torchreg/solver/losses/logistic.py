@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.solver.columns import Columns
-from torchreg.solver.losses.base import ALL, SampleLoss, told
+from torchreg.solver.losses.base import ALL, SampleLoss, beside, told
 
 
 @final
@@ -41,8 +41,10 @@ class Logistic(SampleLoss):
         sample_weight: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> None:
-        labels = torch.as_tensor(y, device=x.device)
-        if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+        if outputs is not None and outputs < 1:
+            raise ValueError(f"outputs must be at least 1, found {outputs}.")
+        labels = beside(x, y)
+        if labels.dim() != 1 or labels.is_floating_point():
             raise ValueError(
                 f"y must be integer class labels shaped (samples,), found {told(labels)}."
             )
