@@ -489,6 +489,23 @@ def test_training_that_diverges_is_named(penalty: tr.Penalty) -> None:
         steps()
 
 
+def test_groups_larger_than_the_density_are_refused_and_do_not_empty_the_network() -> None:
+    model = nn.Linear(8, 4)
+    penalty = tr.GroupL0(1.0, groups=tr.rows)  # a quarter of the weights each
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.Adam(model.parameters()), tr.Regularizer(model, penalty)
+    )
+    tr.TargetSparsity(optimizer, 0.2, end=1)
+
+    def steps() -> None:
+        for _ in range(3):
+            model(torch.randn(3, 8)).square().mean().backward()
+            optimizer.step()
+
+    with pytest.raises(RuntimeError, match=r"smallest group .* is larger"):
+        steps()
+
+
 def test_a_state_of_another_model_is_refused() -> None:
     def target(width: int) -> tuple[nn.Module, tr.ProximalOptimizer, tr.TargetSparsity]:
         model = nn.Linear(8, width)

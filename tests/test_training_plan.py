@@ -1,6 +1,7 @@
 """Flags reach what they name: optimizers, phases, penalties."""
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from experiments import cifar10, mnist
 from experiments.cli import Flags
 from experiments.models import small_vgg
 from experiments.modules import make_optimizer, make_regularizer
-from experiments.penalties import GROUPED, SINGLE
+from experiments.penalties import GROUP_CHOICES, GROUPED, SINGLE
 from experiments.training import plan
 
 MADE = {name: partial(make, groups=tr.filters) for name, make in GROUPED.items()}
@@ -42,14 +43,13 @@ def test_the_phases_have_their_own_epochs_and_rates() -> None:
     assert plan(mnist.parse(["--penalty", "none", "--epochs", "2"])[1]) == [("dense", 2, 2e-3)]
 
 
-@pytest.mark.parametrize("penalty", [*SINGLE, *GROUPED])
-@pytest.mark.parametrize("groups", ["removable", "filters", "input-channels"])
-def test_every_penalty_can_be_named(penalty: str, groups: str) -> None:
-    asked = cifar10.parse(
-        ["--penalty", penalty, "--density", "0.5", "--groups", groups]
-        if penalty != "l2"
-        else ["--penalty", penalty, "--strength", "1e-3"]
-    )[1]
+@pytest.mark.parametrize(
+    ("penalty", "groups"), [*product(GROUPED, GROUP_CHOICES), *((name, None) for name in SINGLE)]
+)
+def test_every_penalty_can_be_named(penalty: str, groups: str | None) -> None:
+    strength = ["--strength", "1e-3"] if penalty == "l2" else ["--density", "0.5"]
+    chosen = ["--groups", groups] if groups else []
+    asked = cifar10.parse(["--penalty", penalty, *strength, *chosen])[1]
     model = small_vgg()
     found = make_regularizer(model, asked, torch.zeros(2, 3, 32, 32))
     assert {type(term.penalty) for term in found.terms} == {type((SINGLE | MADE)[penalty](1.0))}

@@ -58,7 +58,8 @@ class TargetSparsity:
         ValueError: a density outside (0, 1), or below one weight; a penalty that makes no zeros
             (L2) or has strength 0; steps out of order; a parameter that the optimizer lacks; a
             cost that is missing or negative; a selection that cuts through a penalty's.
-        RuntimeError: from ``step``, no strength reaches the density.
+        RuntimeError: from ``step``, no strength reaches the density, or groups are so large that
+            it leaves none.
 
     Warns:
         UserWarning: from ``step``, the density that is held is more than 2 % (relative) below the
@@ -177,6 +178,11 @@ class TargetSparsity:
             kept = one.kept(factor) & (one.weight != 0)
             self._zeroed[one.name] = View.of_all(selection[one.name]).placed(~kept)
             spent += one.cost * float(kept.sum())
+        if spent == 0:
+            raise RuntimeError(
+                f"no weight is left at a density of {part.density:g}: the smallest group of the "
+                "penalty is larger than that. Ask for a higher density, or give smaller groups."
+            )
         slack = max(one.cost for one in ranked)  # one weight more may be one too many
         if spent < 0.98 * budget and budget - spent >= slack:
             warnings.warn(
