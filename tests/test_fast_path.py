@@ -36,6 +36,7 @@ PENALTIES: dict[str, Callable[[], tr.Penalty]] = {
     "L2": lambda: tr.L2(0.2),
     "ElasticNet": lambda: tr.ElasticNet(0.3, 0.2),
     "strength 0": lambda: tr.ElasticNet(0.0, 0.0),
+    "L0": lambda: tr.L0(0.05),
 }
 each_penalty = pytest.mark.parametrize("make", PENALTIES.values(), ids=PENALTIES)
 

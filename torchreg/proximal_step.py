@@ -32,6 +32,8 @@ def proximal_step_(
         state: the wrapped optimizer's state of it.
         compile: whether to use the compiled kernel where there is one.
     """
+    if penalty.idle:
+        return
     view = distributed.View.of(penalty, parameter)
     w = view(parameter)
     if not (penalty.elementwise and is_elementwise(metric)):

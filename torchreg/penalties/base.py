@@ -84,6 +84,11 @@ class Penalty(nn.Module, ABC):
     def strength(self) -> float:
         """The lambda of the literature, which residuals are relative to."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether the proximal map is the identity now, so that no step size need be read."""
+        return False
+
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
         """P(w): a scalar tensor, differentiable; low precision is summed in float32."""

@@ -5,8 +5,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from torchreg.penalties.base import Strength
-from torchreg.penalties.radial import Radial
+from torchreg.penalties.base import Strength, check_step
+from torchreg.penalties.radial import Radial, as_tensor
 
 
 @final
@@ -62,6 +62,19 @@ class L0(Radial):
     def shrink(self, size: Tensor, step: Tensor) -> Tensor:
         """``size`` where it is above ``sqrt(2 * step * l0)``, else 0."""
         return torch.where(size <= (2 * self.l0 * step).sqrt(), 0.0, size)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """``w`` where it is above ``sqrt(2 * step * l0)`` in size, else 0."""
+        return self.prox_(w.clone(), step)
+
+    def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """:meth:`prox` in place."""
+        check_step(w, step)
+        if self.idle:
+            return w
+        size = w.abs()
+        bound = as_tensor(step, size).mul(2 * self.l0).sqrt_()
+        return w.masked_fill_(size <= bound, 0.0)
 
     def critical_strength(self, grad: Tensor) -> float:  # noqa: ARG002  (whatever the gradient)
         """0: at any strength above it every zero is stationary."""

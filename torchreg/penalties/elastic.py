@@ -21,6 +21,11 @@ class Elastic(Penalty):
     def elastic_net(self) -> tuple[float, float]:
         """``(l1, l2)``."""
 
+    @property
+    def idle(self) -> bool:
+        """Where both strengths are 0."""
+        return self.elastic_net == (0, 0)
+
     def value(self, w: Tensor) -> Tensor:
         """``l1 * sum|w| + l2 * sum(w^2)``; the modulus for complex w. The gradient at 0 is 0."""
         l1, l2 = self.elastic_net

@@ -32,6 +32,11 @@ class Radial(Penalty):
     def shrink(self, size: Tensor, step: Tensor) -> Tensor:
         """Minimise ``1/2 * (z - size)^2 / step + rho(z)`` over z >= 0; the strength is not 0."""
 
+    @property
+    def idle(self) -> bool:
+        """At strength 0."""
+        return self.strength == 0
+
     def value(self, w: Tensor) -> Tensor:
         """``sum(rho(|w|))``. The gradient at w = 0 is 0."""
         return self.rho(w.to(accumulation_dtype(w)).abs()).sum()
@@ -39,7 +44,7 @@ class Radial(Penalty):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """The global minimiser, for every step: the size shrinks, the sign or phase stays."""
         check_step(w, step)
-        if self.strength == 0:
+        if self.idle:
             return w.clone()
         size = w.abs()
         return resized(w, size, self.shrink(size, as_tensor(step, size)))
