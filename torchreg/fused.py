@@ -80,7 +80,9 @@ def _kernel(lasso: bool, ridge: bool, dtype: torch.dtype) -> Callable[..., None]
         w: Tensor, v: Tensor, scale: float, factor: float, eps: float, l1: float, l2: float
     ) -> None:
         step = StepSize(scale, v.sqrt() * factor + eps)
-        w.copy_(prox.elastic_net(w, step.bounded(prox.slope(w, l1, l2)), l1, l2))
+        # A tensor, since torch may keep the first float bound of a clamp for good (its issue 194976).
+        slope = prox.slope(w, l1, l2) + v.new_zeros(())
+        w.copy_(prox.elastic_net(w, step.bounded(slope), l1, l2))
 
     # The compiler counts compilations, of which it allows few, by code object: one for each.
     name = f"proximal_step_{lasso:d}{ridge:d}_{dtype}".replace(".", "_")
