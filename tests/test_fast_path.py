@@ -159,7 +159,7 @@ def test_the_blockwise_step_is_the_reference_bit_for_bit(
     name: str, shape: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_blocks(monkeypatch)
-    for make in (PENALTIES["L1"], PENALTIES["ElasticNet"]):
+    for make in (PENALTIES["L1"], PENALTIES["ElasticNet"], PENALTIES["L0"]):
         start, penalty = shape(), make()
         model = Single(torch.empty_like(start).copy_(start))
         twin = Single(torch.empty_like(start).copy_(start))
@@ -228,10 +228,11 @@ def test_a_copy_keeps_the_choice_to_compile(copier: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("make", [PENALTIES["L1"], PENALTIES["ElasticNet"]], ids=["L1", "EN"])
-def test_compiled_is_eager_to_rounding_and_compiles_once(make: Any) -> None:
+@pytest.mark.parametrize("name", ["L1", "ElasticNet", "L0"])
+def test_compiled_is_eager_to_rounding_and_compiles_once(name: str) -> None:
     torch.compiler.reset()
     compiled: list[int] = []
+    zeros = 0
     kinds = ["Adam", "Adam tensor lr", "AMSGrad", "NAdam", "RAdam", "RMSprop", "Adagrad", "SGD"]
     for kind in [*kinds, "RMSprop centered"]:
         results = []
@@ -240,14 +241,15 @@ def test_compiled_is_eager_to_rounding_and_compiles_once(make: Any) -> None:
             model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 3)).to(
                 memory_format=torch.channels_last
             )
-            penalty = make()
+            penalty = PENALTIES[name]()
             optimizer = tr.ProximalOptimizer(
                 OPTIMIZERS[kind](model.parameters()),
                 tr.Regularizer(model, penalty),
                 compile=compile_it,
             )
             for step in range(8):
-                penalty.l1 = 0.05 / (step + 1)
+                strength = "l0" if name == "L0" else "l1"
+                setattr(penalty, strength, {"l0": 2e-4, "l1": 0.05}[strength] / (step + 1))
                 for group in optimizer.param_groups:
                     group["lr"] = group["lr"] * 0.8
                 optimizer.zero_grad()
@@ -259,6 +261,8 @@ def test_compiled_is_eager_to_rounding_and_compiles_once(make: Any) -> None:
             results.append(torch.cat([w.detach().flatten() for w in model.parameters()]))
         torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
         assert torch.equal(results[0] == 0, results[1] == 0)
+        zeros += int((results[0] == 0).sum())
+    assert zeros > 0
     assert set(compiled) == {compiled[0]}
     assert compiled[0] > 0
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, RMSprop
 
 import torchreg as tr
+from torchreg.penalties.elastic import Elastic
 from torchreg import blocks as fast
 from torchreg import metrics
 
@@ -64,8 +65,9 @@ def test_prox(w: Tensor, penalty: tr.Penalty, step: float, kind: str) -> None:
     assert (penalty.distance(w, torch.ones_like(w)) >= 0).all()
     if step == 0:
         assert torch.equal(z, w)
-    if penalty.elastic_net is not None and penalty.elastic_net[0] > 0 and kind != "0-d":
-        threshold = size * penalty.elastic_net[0]
+    l1 = penalty.elastic_net[0] if isinstance(penalty, Elastic) else 0
+    if l1 > 0 and kind != "0-d":
+        threshold = size * l1
         assert (z[(w.abs() <= threshold)] == 0).all()
     penalty.prox_(w, size)
     assert torch.equal(w, z)

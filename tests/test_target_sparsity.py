@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback as LightningCallback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -458,6 +460,21 @@ def test_the_callback_refuses_what_it_cannot_steer() -> None:
         Callback(0.1, end=2.0)
     with pytest.raises(ValueError, match="a fit of known length"):
         fit(lightning_module(), max_epochs=-1, max_steps=-1, callbacks=[Callback(0.3)])
+
+
+def test_an_end_at_the_last_step_is_reached() -> None:
+    module = lightning_module()
+    fit(module, max_epochs=10, callbacks=[Callback(0.3, end=1.0)])
+    assert sum(int((w != 0).sum()) for w in module.regularizer.selection().values()) == 10  # of 35
+
+
+def test_a_fit_that_stops_before_the_density_is_held_says_so() -> None:
+    class Stops(LightningCallback):
+        def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:  # noqa: ARG002
+            trainer.should_stop = trainer.current_epoch == 2
+
+    with pytest.warns(UserWarning, match="ended after 15 steps, before the density of 0.3 was to"):
+        fit(lightning_module(), max_epochs=10, callbacks=[Callback(0.3, end=0.5), Stops()])
 
 
 @pytest.mark.parametrize("density", [None, "0.1", {}, float("nan"), 0, 1, True])

@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg import prox
 from torchreg.blocks import flat
 from torchreg.metrics import Metric, StepSize, adagrad, adam, nadam, radam, rmsprop
+from torchreg.prox import ClosedForm
 
 
 def proximal_step_(
     metric: Metric,
-    strengths: tuple[float, float],
+    form: ClosedForm,
     group: Mapping[str, Any],
     w: Tensor,
     state: Mapping[str, Any],
 ) -> bool:
-    """Take the elastic net's proximal step, ``D = scale / (factor * sqrt(v) + eps)``, in place.
+    """Take a penalty's proximal step in the metric ``scale / (factor * sqrt(v) + eps)``, in place.
 
     Args:
         metric: of any optimizer.
-        strengths: l1 and l2.
+        form: of the penalty.
         group: the options of the wrapped optimizer for this parameter.
         w: real, with any dense layout.
         state: the optimizer's state of the parameter, its tensors laid out as w is.
@@ -57,9 +57,9 @@ def proximal_step_(
     if lines is None or at_0.denominator is None or at_1.denominator is None:
         return False
     eps = float(at_0.denominator)
-    l1, l2 = strengths
-    kernel = _kernel(l1 > 0, l2 > 0, w.dtype)
-    kernel(*lines, float(at_0.scale), float(at_1.denominator) - eps, eps, l1, l2)
+    numbers = form.numbers
+    kernel = _kernel(form.prox, form.slope, tuple(n > 0 for n in numbers), w.dtype)
+    kernel(*lines, float(at_0.scale), float(at_1.denominator) - eps, eps, *numbers)
     return True
 
 
@@ -75,16 +75,22 @@ def _second_moment(metric: Metric, group: Mapping[str, Any]) -> str | None:
 
 
 @cache
-def _kernel(lasso: bool, ridge: bool, dtype: torch.dtype) -> Callable[..., None]:
+def _kernel(
+    prox: Callable[..., Tensor],
+    slope: Callable[..., float | Tensor],
+    positive: tuple[bool, ...],
+    dtype: torch.dtype,
+) -> Callable[..., None]:
     def step_(
-        w: Tensor, v: Tensor, scale: float, factor: float, eps: float, l1: float, l2: float
+        w: Tensor, v: Tensor, scale: float, factor: float, eps: float, *numbers: float
     ) -> None:
         step = StepSize(scale, v.sqrt() * factor + eps)
-        # A tensor, since torch may keep the first float bound of a clamp for good (its issue 194976).
-        slope = prox.slope(w, l1, l2) + v.new_zeros(())
-        w.copy_(prox.elastic_net(w, step.bounded(slope), l1, l2))
+        # A tensor, since torch may keep the first float bound of a clamp for good (issue 194976).
+        least = slope(w, *numbers) + v.new_zeros(())
+        w.copy_(prox(w, step.bounded(least), *numbers))
 
     # The compiler counts compilations, of which it allows few, by code object: one for each.
-    name = f"proximal_step_{lasso:d}{ridge:d}_{dtype}".replace(".", "_")
+    kind = "".join(str(int(n)) for n in positive)
+    name = f"{prox.__name__}_step_{kind}_{dtype}".replace(".", "_")
     step_.__code__ = step_.__code__.replace(co_name=name)
     return torch.compile(step_, dynamic=True)

@@ -9,8 +9,24 @@ and L2 is written without a half: ``l2 * sum(z^2)``. Source: N. Parikh and S. Bo
 "Proximal Algorithms" (2014), sections 2.1 and 6.5.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class ClosedForm(NamedTuple):
+    """A proximal map as one elementwise formula of few numbers."""
+
+    prox: Callable[..., Tensor]
+    """``(w, step, *numbers) -> z``, pure; a number that is 0 may leave its part out."""
+
+    slope: Callable[..., float | Tensor]
+    """``(w, *numbers)``: the size of the penalty's gradient at a kept weight."""
+
+    numbers: tuple[float, ...]
+    """The strengths as they are now."""
 
 
 def soft_threshold(w: Tensor, threshold: float | Tensor) -> Tensor:
@@ -73,6 +89,38 @@ def slope(w: Tensor, l1: float, l2: float) -> float | Tensor:
         tensor([4., 1.])
     """
     return l1 + 2 * l2 * w.abs() if l2 > 0 else l1
+
+
+def hard_threshold(w: Tensor, step: float | Tensor, l0: float) -> Tensor:
+    """Minimise ``1/2 * (z - w)^2 / step + l0 * (z != 0)`` over z, coordinate by coordinate.
+
+    Every ``|w| <= sqrt(2 * step * l0)`` becomes exactly 0.0; all others stay. NaN stays NaN.
+
+    Example:
+        >>> hard_threshold(torch.tensor([-3.0, 0.5, 1.5]), step=1.0, l0=0.5)
+        tensor([-3.0000,  0.0000,  1.5000])
+    """
+    return w.masked_fill(_within(w, step, l0), 0.0)
+
+
+def hard_threshold_(w: Tensor, step: float | Tensor, l0: float) -> Tensor:
+    """:func:`hard_threshold` in place: the same numbers.
+
+    Example:
+        >>> hard_threshold_(torch.tensor([-3.0, 0.5, 1.5]), step=1.0, l0=0.5)
+        tensor([-3.0000,  0.0000,  1.5000])
+    """
+    return w.masked_fill_(_within(w, step, l0), 0.0)
+
+
+def _within(w: Tensor, step: float | Tensor, l0: float) -> Tensor:
+    bound = 2 * l0 * step
+    return w.abs() <= (bound.sqrt() if isinstance(bound, Tensor) else bound**0.5)
+
+
+def flat(w: Tensor, l0: float) -> float:  # noqa: ARG001  (whatever they are)
+    """The slope of l0 at a kept weight: 0."""
+    return 0.0
 
 
 def soft_threshold_(w: Tensor, threshold: float | Tensor) -> Tensor:

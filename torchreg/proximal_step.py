@@ -44,8 +44,8 @@ def proximal_step_(
             distributed.local(parameter).copy_(view.part(z))
         return
     state = {name: view(value) for name, value in state.items()}
-    strengths = penalty.elastic_net if compile else None
-    if strengths and fused.proximal_step_(metric, strengths, group, w, state):
+    form = penalty.closed_form if compile else None
+    if form and fused.proximal_step_(metric, form, group, w, state):
         return
     if is_uniform(metric):
         step = checks.as_step(metric(group, w, state), penalty, w, trusted=True)

@@ -1,5 +1,6 @@
 """Strength schedules and the target sparsity as callbacks."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -105,6 +106,9 @@ class TargetSparsity(Callback):
             known, or several optimizers are proximal.
         TypeError: when the training starts, no optimizer is proximal, so there are no exact zeros.
 
+    Warns:
+        UserWarning: the fit ended, stopped early for example, before the density was held.
+
     Example:
         >>> import lightning.pytorch as L
         >>> trainer = L.Trainer(max_epochs=30, callbacks=[TargetSparsity(0.05)],
@@ -148,7 +152,9 @@ class TargetSparsity(Callback):
                 f"{len(proximal)} and {steps} steps. Set max_epochs or max_steps, and use "
                 "torchreg.TargetSparsity itself for several optimizers."
             )
-        begin, end, hold = (round(share * steps) for share in (self.begin, self.end, self.hold))
+        last = max(int(steps) - 1, 0)  # the support is fixed at the last step at the latest
+        shares = self.begin, self.end, self.hold
+        begin, end, hold = (min(round(share * steps), last) for share in shares)
         self.target = Target(
             proximal[0], self.density, begin=begin, end=end, hold=hold, **self.others
         )
@@ -156,9 +162,18 @@ class TargetSparsity(Callback):
             self.target.load_state_dict(self._resumed)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Leave the optimizer alone from now on."""
-        if self.target is not None:
-            self.target.detach()
+        """Leave the optimizer alone from now on, and say so if the density was not reached."""
+        if self.target is None:
+            return
+        self.target.detach()
+        if not self.target.holding:
+            warnings.warn(
+                f"the fit ended after {self.target.steps} steps, before the density of "
+                f"{self.density} was to be held at step {self.target.hold}: the model is denser "
+                "than was asked. Train on from the checkpoint, or set max_epochs or max_steps to "
+                "the steps that are taken.",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The target's."""

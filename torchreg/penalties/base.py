@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import distributed
+from torchreg.prox import ClosedForm
 
 Weights = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
 
@@ -75,8 +76,8 @@ class Penalty(nn.Module, ABC):
     """Whether P is a sum over single weights and knows no shape: it may be handed any part."""
 
     @property
-    def elastic_net(self) -> tuple[float, float] | None:
-        """``(l1, l2)`` where P is ``l1 * sum|w| + l2 * sum(w^2)``, which has a compiled prox."""
+    def closed_form(self) -> ClosedForm | None:
+        """The proximal map as one formula that compiles into one kernel, where there is one."""
         return None
 
     @property

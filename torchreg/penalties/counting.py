@@ -5,8 +5,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from torchreg import prox
 from torchreg.penalties.base import Strength, check_step
-from torchreg.penalties.radial import Radial, as_tensor
+from torchreg.penalties.radial import Radial
 
 
 @final
@@ -63,18 +64,20 @@ class L0(Radial):
         """``size`` where it is above ``sqrt(2 * step * l0)``, else 0."""
         return torch.where(size <= (2 * self.l0 * step).sqrt(), 0.0, size)
 
+    @property
+    def closed_form(self) -> prox.ClosedForm:
+        """``w`` where it is above ``sqrt(2 * step * l0)`` in size, else 0."""
+        return prox.ClosedForm(prox.hard_threshold, prox.flat, (self.l0,))
+
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w`` where it is above ``sqrt(2 * step * l0)`` in size, else 0."""
-        return self.prox_(w.clone(), step)
+        check_step(w, step)
+        return w.clone() if self.idle else prox.hard_threshold(w, step, self.l0)
 
     def prox_(self, w: Tensor, step: float | Tensor) -> Tensor:
         """:meth:`prox` in place."""
         check_step(w, step)
-        if self.idle:
-            return w
-        size = w.abs()
-        bound = as_tensor(step, size).mul(2 * self.l0).sqrt_()
-        return w.masked_fill_(size <= bound, 0.0)
+        return w if self.idle else prox.hard_threshold_(w, step, self.l0)
 
     def critical_strength(self, grad: Tensor) -> float:  # noqa: ARG002  (whatever the gradient)
         """0: at any strength above it every zero is stationary."""

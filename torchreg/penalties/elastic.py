@@ -22,6 +22,11 @@ class Elastic(Penalty):
         """``(l1, l2)``."""
 
     @property
+    def closed_form(self) -> prox.ClosedForm:
+        """``soft_threshold(w, step * l1) / (1 + 2 * step * l2)``."""
+        return prox.ClosedForm(prox.elastic_net, prox.slope, self.elastic_net)
+
+    @property
     def idle(self) -> bool:
         """Where both strengths are 0."""
         return self.elastic_net == (0, 0)
