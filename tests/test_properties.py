@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, RMSprop
 
 import torchreg as tr
-from torchreg.penalties.elastic import Elastic
 from torchreg import blocks as fast
 from torchreg import metrics
+from torchreg.penalties.elastic import Elastic
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 strengths = st.sampled_from([0.0, 1e-30, 1e-6, 1e-3, 0.5, 30.0])
