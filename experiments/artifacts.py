@@ -13,6 +13,7 @@ import lightning
 import torch
 import torchvision
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 import torchreg as tr
 from experiments.cli import Flags, FolderError
@@ -72,6 +73,25 @@ class WholeCheckpoints(TorchCheckpointIO):
                 f"changed. Remove it, to train this phase anew{kept}, and give the same command "
                 "again."
             ) from error
+
+
+def last_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights at the end of a run's last phase, named as in its network, and its flags.
+
+    Raises:
+        FolderError: no run of these scripts, or one that has trained nothing yet.
+    """
+    noted = folder / "settings.json"
+    phases = [folder / phase / "last.ckpt" for phase in reversed(PHASES)]
+    last = next((path for path in phases if path.exists()), None)
+    if not noted.exists() or last is None:
+        raise FolderError(
+            f"{folder} holds no trained run of these scripts. Train one first, such as "
+            "python -m experiments.mnist --model lenet-5-caffe --penalty none."
+        )
+    state = WholeCheckpoints().load_checkpoint(last, weights_only=True)["state_dict"]
+    kept = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    return kept, read_json(noted)
 
 
 def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -> Path:

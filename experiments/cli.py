@@ -49,6 +49,7 @@ class Flags(argparse.Namespace):
     lr: float
     weight_decay: float
     momentum: float
+    start: Path | None
     warmup: float
     epochs: int
     debias_epochs: int
@@ -139,6 +140,12 @@ def parser(
     )
 
     group = made.add_argument_group("training")
+    group.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="begin with the weights of this finished run of the same network, such as a dense one",
+    )
     group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help=" ")
     group.add_argument("--lr", type=rate, default=2e-3, help="at its peak; a cosine follows")
     group.add_argument(

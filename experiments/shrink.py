@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 import torchreg as tr
 from experiments import cifar10, cli, mnist
-from experiments.artifacts import PHASES, WholeCheckpoints
-from experiments.cli import FolderError
+from experiments.artifacts import last_weights
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE, MNIST_SOURCE, Batches, read
-from experiments.results import read_json, table, write_bytes, write_figure, write_json, write_text
+from experiments.results import table, write_bytes, write_figure, write_json, write_text
 from torchreg.plots import kept_channels
 
 SOURCES = {"mnist": MNIST_SOURCE, "cifar10": CIFAR10_SOURCE, "cifar100": CIFAR100_SOURCE}
@@ -34,19 +33,9 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         FolderError: no run of these scripts, or one that has trained nothing yet.
     """
-    noted = folder / "settings.json"
-    phases = [folder / phase / "last.ckpt" for phase in reversed(PHASES)]
-    last = next((path for path in phases if path.exists()), None)
-    if not noted.exists() or last is None:
-        raise FolderError(
-            f"{folder} holds no trained run of these scripts. Train one first, such as "
-            "python -m experiments.mnist --model lenet-5-caffe --penalty group-l0 --density 0.4."
-        )
-    flags = read_json(noted)
+    state, flags = last_weights(folder)
     model = MODELS[flags["model"]](SOURCES[flags["task"]].classes)
-    state = WholeCheckpoints().load_checkpoint(last, weights_only=True)["state_dict"]
-    own = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    model.load_state_dict(own)
+    model.load_state_dict(state)
     return model.eval(), flags
 
 

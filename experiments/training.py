@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
-from experiments.artifacts import WholeCheckpoints
-from experiments.cli import Flags
+from experiments.artifacts import WholeCheckpoints, last_weights, settings_of
+from experiments.cli import Flags, FolderError
 from experiments.data import Batches, Images, Source, hold_out, read
 from experiments.modules import Classifier, SparseClassifier
 from experiments.rows import Report, Rows, diverged
@@ -93,6 +93,8 @@ def train(
             f"validation, not {flags.validation}: half of them at most"
         )
     model = task.model(task.source.classes).to(memory_format=torch.channels_last)
+    if flags.start is not None:
+        begin_with(model, task, flags)
     example = next(iter(Batches(images.at(slice(0, 2)), task.source, 2)))[0]
     phases: list[Phase] = []
     for name, epochs, lr in plan(flags):
@@ -137,6 +139,25 @@ def train(
             raise diverged(name, epochs, "validation loss is not finite")
         phases.append(Phase(name, module, trainer, place))
     return phases
+
+
+def begin_with(model: nn.Module, task: Task, flags: Flags) -> None:
+    """Load the weights that another run has ended with.
+
+    Raises:
+        FolderError: it is of another network, or held out other images for validation, some of
+            which it was trained on: this run's validation would be worth nothing.
+    """
+    assert flags.start is not None
+    state, other = last_weights(flags.start)
+    asked = {"task": task.name, **settings_of(flags)}
+    for key in ("task", "model", "seed", "validation", "limit"):
+        if other.get(key) != asked[key]:
+            raise FolderError(
+                f"--start {flags.start} is a run with {key} {other.get(key)}, and this one has "
+                f"{asked[key]}: they must have the network and the held-out images in common."
+            )
+    model.load_state_dict(state)
 
 
 def plan(flags: Flags) -> list[tuple[str, int, float]]:

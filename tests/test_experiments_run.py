@@ -227,3 +227,15 @@ def test_a_damaged_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
     last.unlink()  # what the message says
     main(data, out)
     assert (out / "result.json").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(data: Path, whole: Path, tmp_path: Path) -> None:
+    flags = "--strength 1e-9 --lr 1e-9 --epochs 1 --batch-size 50 --validation 100"
+    main(data, tmp_path / "on", f"{flags} --start {whole}")
+    before, after = numbers(whole)["phases"]["debiased"], numbers(tmp_path / "on")["phases"]
+    assert after["penalised"]["test_error"] == before["test_error"]
+    for seed, named in ((3, "seed 0, and this one has 3"), (0, "holds no trained run")):
+        start = whole if seed else tmp_path
+        with pytest.raises(SystemExit) as refused:
+            main(data, tmp_path / "off", f"{flags} --seed {seed} --start {start}")
+        assert named in str(refused.value)
