@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import torchreg as tr
-from experiments import cifar10, cli, mnist
+from experiments import cifar10, cli, deployed, mnist
 from experiments.artifacts import last_weights
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE, MNIST_SOURCE, Batches, read
 from experiments.results import table, write_bytes, write_figure, write_json, write_text
 from torchreg.plots import kept_channels
 
 SOURCES = {"mnist": MNIST_SOURCE, "cifar10": CIFAR10_SOURCE, "cifar100": CIFAR100_SOURCE}
+BATCHES = (1, 128)
 MODELS: dict[str, Callable[[int], nn.Module]] = mnist.MODELS | cifar10.MODELS
 
 
@@ -74,7 +75,10 @@ def shrink(folder: Path, data_dir: Path, *, seconds: float = 2.0) -> dict[str, A
     example = next(iter(test))[0][:2].contiguous()
     small, report = tr.compact(model, example[:1])
     numbers = compare(model, small, test)
-    timed = tr.latency(model, small, example[:1], batches=(1, 128), seconds=seconds)
+    timed = tr.latency(model, small, example[:1], batches=BATCHES, seconds=seconds)
+    packages = deployed.missing()
+    if packages:
+        print(f"not timed under ONNX Runtime: pip install {' '.join(packages)}")
     result = {
         **numbers,
         "parameters": [report.parameters.before, report.parameters.after],
@@ -83,6 +87,9 @@ def shrink(folder: Path, data_dir: Path, *, seconds: float = 2.0) -> dict[str, A
         "latency_seconds": {str(one.batch): [one.before, one.after] for one in timed},
         "threads": torch.get_num_threads(),
     }
+    if not packages:
+        images = next(iter(test))[0]
+        result["onnx_runtime"] = deployed.compare(model, small, images, BATCHES, seconds=seconds)
     packed = io.BytesIO()
     batch = {0: torch.export.Dim("batch", min=1)}
     torch.export.save(torch.export.export(small, (example,), dynamic_shapes=(batch,)), packed)
@@ -102,9 +109,13 @@ def summary(result: dict[str, Any]) -> str:
         "multiply-adds": result["multiply_adds"],
         "file, KiB": [size / 1024 for size in result["file_bytes"]],
     }
+    timed = {"": result["latency_seconds"]}
+    if "onnx_runtime" in result:
+        timed[", ONNX Runtime"] = result["onnx_runtime"]["latency_seconds"]
     pairs |= {
-        f"ms at batch {batch}": [1e3 * one for one in both]
-        for batch, both in result["latency_seconds"].items()
+        f"ms at batch {batch}{how}": [1e3 * one for one in both]
+        for how, sizes in timed.items()
+        for batch, both in sizes.items()
     }
     rows = []
     for name, (before, after) in pairs.items():

@@ -30,6 +30,10 @@ def test_a_shrunk_run_has_the_same_outputs(data: Path, tmp_path: Path) -> None:
     assert result["parameters"][1] < result["parameters"][0]
     assert result["difference"] <= 1e-5 * result["largest_output"]
     assert result["test_error"] == result["test_error_small"]
+    onnx = result["onnx_runtime"]
+    assert onnx["difference"] <= 1e-5 * result["largest_output"]
+    assert all(time > 0 for both in onnx["latency_seconds"].values() for time in both)
+    assert "ms at batch 128, ONNX Runtime" in result["told"]
     kept = read_json(out / "shrunk.json")
     assert kept == {name: value for name, value in result.items() if name != "told"}
     assert (out / "channels.png").stat().st_size > 0
