@@ -19,6 +19,7 @@ from experiments.cli import FolderError, told
 from experiments.data import MNIST_SOURCE, hold_out, read
 from experiments.flag_types import count, positive, share
 from experiments.frontier_report import report
+from experiments.frontier_teacher import logits
 from experiments.frontier_training import Recipe, Setting, Training
 from experiments.lock import alone_in
 from experiments.results import read_json, write_bytes, write_json
@@ -77,7 +78,18 @@ def run(
         judged = None
         if setting.validate:
             images, judged = hold_out(images, len(images) // 12, setting.seed)
-        training = Training(setting, recipe, images)
+        taught = None
+        if recipe.teacher is not None:
+            print(f"{setting.folder}: its dense network, {out / setting.teacher}", flush=True)
+            taught = logits(
+                recipe.teacher,
+                setting.model,
+                images,
+                shift=setting.shift,
+                seed=setting.seed,
+                file=out / setting.teacher,
+            )
+        training = Training(setting, recipe, images, taught)
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
             _refuse_other(state["recipe"], recipe, folder)
