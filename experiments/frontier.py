@@ -19,7 +19,7 @@ from experiments.cli import FolderError, told
 from experiments.data import MNIST_SOURCE, hold_out, read
 from experiments.flag_types import count, positive, share
 from experiments.frontier_report import report
-from experiments.frontier_teacher import logits
+from experiments.frontier_teacher import Teacher, logits
 from experiments.frontier_training import Recipe, Setting, Training
 from experiments.lock import alone_in
 from experiments.results import read_json, write_bytes, write_json
@@ -48,10 +48,10 @@ class Part(NamedTuple):
 
 PLAN = (
     Part("lenet-300-100", 0, (0.04, 0.015, 0.01), range(5), 60,
-         Recipe(lr=4e-3, input_dropout=0.2, dropout=0.3)),
+         Recipe(lr=4e-3, input_dropout=0.1, teacher=Teacher())),
     Part("lenet-300-100", 2, (0.04, 0.015, 0.01), range(5), 60, Recipe(lr=3e-3)),
     Part("lenet-5-caffe", 0, (0.01, 0.005), range(3), 20,
-         Recipe(lr=3e-3, input_dropout=0.1, dropout=0.3)),
+         Recipe(lr=3e-3, input_dropout=0.05, teacher=Teacher(epochs=10, input_dropout=0.1))),
 )  # fmt: skip
 """Recipes are chosen on 5,000 images held out (``--validate``)."""
 

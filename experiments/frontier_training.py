@@ -28,13 +28,13 @@ class Recipe:
     batch_size: int = 128
     begin: float = 0.03
     """The share of the steps that is dense."""
-    end: float = 0.5
+    end: float = 0.75
     """Where the density has come down."""
-    hold: float = 0.8
+    hold: float = 0.85
     """From where the support is fixed."""
     every: int = 16
     """The strength is found anew at every so many steps."""
-    average: float = 0.85
+    average: float = 0.88
     """From where the weights are averaged, one in ``every`` steps."""
     last_lr: float = 0.1
     """Where the cosine ends, as a share of the lr."""

@@ -10,6 +10,7 @@ import torch
 from experiments import frontier
 from experiments.cli import told
 from experiments.data import Images, Source, read
+from experiments.frontier_teacher import Teacher
 from experiments.frontier_training import Training
 from experiments.results import read_json
 from tests.datasets import write_mnist
@@ -130,3 +131,30 @@ def test_a_loss_that_is_not_finite_ends_a_run_before_it_is_kept(
     with pytest.raises(SystemExit):
         told(lambda: run(data, tmp_path, "--shift", "0"))
     assert not folders(tmp_path)
+
+
+def test_a_dense_network_teaches_all_densities_of_a_seed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, tmp_path, "--shift", "0", "--epochs", "1")
+    (file,) = (tmp_path / "teachers").iterdir()
+    before = file.read_bytes()
+    run(data, tmp_path, "--shift", "0", "--epochs", "1", "--density", "0.05")
+    assert len(folders(tmp_path)) == 2
+    assert [file] == list((tmp_path / "teachers").iterdir())
+    assert file.read_bytes() == before
+    run(data, tmp_path, "--shift", "0", "--epochs", "1", "--density", "0.06", "--limit", "600")
+    assert "was trained by another recipe" in capsys.readouterr().out
+    assert len(folders(tmp_path)) == 2
+
+
+def test_the_loss_of_a_taught_network_is_that_of_its_formula() -> None:
+    teacher = Teacher(temperature=3.0, share=0.7)
+    outputs, logits = torch.randn(2, 5, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    own, asked = ((z / 3).exp() for z in (outputs, logits))
+    own, asked = own / own.sum(1, keepdim=True), asked / asked.sum(1, keepdim=True)
+    soft = -(asked * own.log()).sum(1).mean()
+    hard = -(outputs.exp() / outputs.exp().sum(1, keepdim=True)).log()[range(5), labels].mean()
+    found = teacher.loss(outputs, logits, labels)
+    torch.testing.assert_close(found, 0.3 * hard + 0.7 * 9 * soft)
