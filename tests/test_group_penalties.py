@@ -21,6 +21,30 @@ def whole(w: Tensor) -> Tensor:
     return w.reshape(1, -1)
 
 
+@pytest.mark.parametrize("special", [(), (math.inf,), (math.inf, 0.0)])
+@pytest.mark.parametrize("concavity", [0.03, 3.0])
+def test_group_mcp_is_the_global_minimum_whatever_the_spread_of_steps(
+    special: tuple[float, ...], concavity: float
+) -> None:
+    """Steps over 24 decades, or infinite and 0 beside common ones: all z = w / (1 + v * step)."""
+    members, decades = 4, 4 if special else 24
+    penalty = tr.GroupMCP(0.5, tr.rows, concavity=concavity)
+    step = concavity * 10 ** ((torch.rand(200, members, dtype=torch.float64) - 0.5) * decades)
+    step[:, : len(special)] = torch.tensor(special, dtype=step.dtype)
+    scale = concavity * 10 ** (3 * torch.rand(200, 1, dtype=step.dtype) - 1.5)
+    w = torch.randn(200, members, dtype=step.dtype) * scale
+
+    def cost(z: Tensor) -> Tensor:
+        lost = torch.where(z == w, 0.0, (z - w).square() / (2 * step)).sum(dim=-1)
+        norm = z.norm(dim=-1).clamp(max=concavity)  # a strength of 0.5, times the root of 4
+        total: Tensor = lost + norm * (1 - norm / (2 * concavity))
+        return total
+
+    grid = torch.logspace(-16, 16, 1500, dtype=step.dtype).view(-1, 1, 1)
+    least = cost(w / (1 + grid * step)).amin(dim=0).minimum(cost(w)).minimum(cost(0 * w))
+    assert bool((cost(penalty.prox(w, step)) <= least * (1 + 1e-9)).all())
+
+
 @pytest.mark.parametrize("decades", [1.0, 6.0, 12.0])
 @pytest.mark.parametrize("members", [1, 2, 3, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

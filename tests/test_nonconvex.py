@@ -108,6 +108,16 @@ def test_a_schedule_may_set_the_strength() -> None:
         penalty.strength = math.nan
 
 
+@pytest.mark.parametrize("penalty", [tr.LHalf(1e-4), tr.LogSum(1e-4, 0.05), tr.LogSum(1e-4, 1.0)])
+@pytest.mark.parametrize("step", [1e-3, 1e-9])
+def test_rounding_does_not_move_what_is_hardly_shrunk(penalty: tr.Penalty, step: float) -> None:
+    """In float32 no weight grows, and none moves by more than the last digit of its shift."""
+    w = torch.linspace(0.1, 4, 2001)
+    z, exact = penalty.prox(w, step), penalty.prox(w.double(), step)
+    assert bool((z <= w).all())
+    assert float((z - exact).abs().div(w).max()) <= 0.51 * torch.finfo(w.dtype).eps
+
+
 def trained(penalty: tr.Penalty, steps: int = 1500) -> tuple[nn.Linear, tr.Regularizer, Tensor]:
     """Adam on a regression whose true weights are known; the loss at the end."""
     torch.manual_seed(1)

@@ -146,7 +146,8 @@ class LHalf(Radial):
         shift = self.strength * step
         angle = (-shift / 4 * (3 / size) ** 1.5).clamp(min=-1).acos()
         kept = 2 / 3 * size * (1 + (2 / 3 * angle).cos())
-        kept = torch.where(shift == 0, size, kept)
+        # Once through that equation, so that rounding does not move what is hardly shrunk.
+        kept = torch.where(shift == 0, size, size - shift / (2 * kept.sqrt()))
         return torch.where(size <= 1.5 * shift ** (2 / 3), 0.0, kept)
 
     def critical_strength(self, grad: Tensor) -> float:  # noqa: ARG002  (whatever the gradient)

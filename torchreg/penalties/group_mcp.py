@@ -133,8 +133,7 @@ class GroupMCP(Grouped):
         finite = step.clamp(max=finfo.max**0.25)
         square = w.abs().square()
         weighted = square * finite
-        top = finite.amax(dim=1, keepdim=True)
-        low, high = (0.01 / top).log(), (100 / finite.amin(1, True).clamp(min=1e-12 * top)).log()
+        low, high = (bound.log() for bound in self._multipliers(w, step))
 
         def shrinkage(where: Tensor) -> tuple[Tensor, Tensor]:
             """The multiplier at a place from 0 to 1, and (z / w)^2."""
@@ -152,15 +151,15 @@ class GroupMCP(Grouped):
             norm = factor.mul_(square).sum(dim=1, keepdim=True).sqrt()
             return v * norm < single.derivative(norm)
 
-        places = [torch.full_like(top, k / (SCAN - 1)) for k in range(SCAN)]
+        places = [torch.full_like(low, k / (SCAN - 1)) for k in range(SCAN)]
         costs = torch.cat([cost(place) for place in places], dim=1)
         beside = nn.functional.pad(costs, (1, 1), value=torch.inf)
         valleys = costs.where((costs <= beside[:, :-2]) & (costs <= beside[:, 2:]), torch.inf)
         nearly_w = math.log(finfo.eps) / (high - low)  # before the first place: v falls to 0
-        best, least = w, torch.full_like(top, torch.inf)
+        best, least = w, torch.full_like(low, torch.inf)
         # Two valleys may be as deep to the eye: the deepest two are followed to their ground.
         for chosen in valleys.topk(2, dim=1, largest=False).indices.split(1, dim=1):
-            place = chosen.to(top.dtype) / (SCAN - 1)
+            place = chosen.to(low.dtype) / (SCAN - 1)
             forward = falling(place)
             a = torch.where(place == 0, nearly_w, place - 1 / (SCAN - 1))
             a = torch.where(forward, place, a)
@@ -170,9 +169,38 @@ class GroupMCP(Grouped):
                 further = falling(middle)
                 a, b = torch.where(further, middle, a), torch.where(further, b, middle)
             found = cost(b)
-            best = torch.where(found < least, w / (1 + shrinkage(b)[0] * finite), best)
+            best = torch.where(found < least, w / (1 + shrinkage(b)[0] * step), best)
             least = torch.minimum(least, found)
         flat = single.rho(norms(w))
         lost = torch.where(square == 0, 0.0, square / (2 * step)).sum(dim=1, keepdim=True)
         best = torch.where(flat <= least, w, best)
         return torch.where(lost <= torch.minimum(flat, least), 0.0, best)
+
+    def _multipliers(self, w: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Between which two multipliers the local minima of :meth:`_scanned` lie, (groups, 1) each.
+
+        Steps of any spread would leave the points too far apart without. At a minimum the norm n
+        of z is below the knot, and ``v * n = rho'(n)``, which is below the strength and at least
+        ``strength - norm(w) / concavity``; n is at least the size of any member of z.
+        """
+        single, size, finfo = self._single(w), w.abs(), torch.finfo(step.dtype)
+        price, knot = single.strength, single.concavity * single.strength
+        norm = norms(size)
+        # An infinite step leaves its member at 0 for every multiplier, a step of 0 at w.
+        moving = torch.where((step > 0) & (step < torch.inf), step, 0.0).clamp(max=finfo.max**0.25)
+        top = moving.amax(dim=1, keepdim=True)
+        top = torch.where(top == 0, single.concavity, top)
+        least = torch.where(moving == 0, top, moving).amin(dim=1, keepdim=True)
+        low = torch.stack([
+            0.01 / top,  # before that nothing moves
+            price / norm - 1 / single.concavity,
+            ((size / knot - 1) / step).nan_to_num(nan=0.0).amax(dim=1, keepdim=True),
+        ]).amax(dim=0)  # fmt: skip
+        beyond = size > price * step
+        high = torch.where(beyond, price / (size - price * step), torch.inf)
+        # Beyond that all of z is next to 0, unless a step of 0 holds a member where it is.
+        pinned = ((step == 0) & (size > 0)).any(dim=1, keepdim=True)
+        gone = torch.where(pinned, torch.inf, 100 / least)
+        high = high.amin(dim=1, keepdim=True).minimum(gone).clamp(max=finfo.max**0.5 / 4)
+        low = low.minimum(high) / 2
+        return low, high.maximum(low) * 2

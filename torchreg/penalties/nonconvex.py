@@ -207,6 +207,8 @@ class LogSum(Radial):
         outer = (size - width + root) / 2
         inner = 2 * width * (size - shift) / (width - size + root)
         z = torch.where(size >= width, outer, inner).clamp(min=0)
+        # Once through its equation, so that rounding does not move what is hardly shrunk.
+        z = torch.where(z > size / 2, size - shift / (1 + z / width), z)
         z = torch.where(shift == 0, size, z)
         gain = z * (z / 2 - size) + shift * width * (z / width).log1p()
         zero = torch.where(shift <= width, size <= shift, (square < 0) | (gain >= 0))
