@@ -121,6 +121,21 @@ def test_errors_call_parameters_by_the_names_that_the_user_gave(
         estimator.fit(np.eye(8), np.arange(8) % 2)
 
 
+def test_arrays_of_another_byte_order_and_numpy_integers_are_taken() -> None:
+    X, y = load_diabetes(return_X_y=True)
+    model = tr.estimators.ElasticNetRegressor(0.5).fit(X, y)
+    other = tr.estimators.ElasticNetRegressor(0.5).fit(X.astype(">f8"), y.astype(">f8"))
+    np.testing.assert_array_equal(model.coef_, other.coef_)
+    points: int = np.int64(4)  # type: ignore[assignment]  # as GridSearchCV has it from an arange
+    found = tr.estimators.ElasticNetRegressorCV(points=points, cv=2).fit(X, y)
+    assert len(found.strengths_) == 4
+
+
+def test_one_class_is_named_as_it_was_given() -> None:
+    with pytest.raises(ValueError, match=r"one class: \['a'\]"):
+        tr.estimators.LogisticClassifier().fit(np.eye(6), ["a"] * 6)
+
+
 def test_a_regressor_refuses_labels() -> None:
     with pytest.raises(ValueError, match="must be numbers"):
         tr.estimators.ElasticNetRegressor().fit(np.eye(6), np.array(list("ababab")))

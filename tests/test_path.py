@@ -1,6 +1,7 @@
 """Paths and cross-validation, beside scikit-learn at every point."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,23 @@ def test_the_critical_strength_is_the_edge(load: object, share: float) -> None:
     # The general way, from a closure, finds the same edge.
     closed = tr.critical_strength(regularizer, lambda: loss(model))
     assert closed == pytest.approx(edge, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [30.0, 300.0, 3000.0])
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+def test_an_offset_that_the_intercept_takes_back_does_not_move_the_edge(
+    load: object, shift: float
+) -> None:
+    x, y = table(load)
+    x = x + 2  # centred columns would forgive a wrong intercept
+    width = 1 if int(y.max()) == 1 else 3
+    offset = torch.zeros(len(y), width, dtype=x.dtype)
+    offset[:, 0] = shift
+    model = zeros(x.shape[1], width)
+    regularizer = tr.Regularizer(model, tr.L1(1.0))
+    edge = tr.critical_strength(regularizer, tr.Logistic(x, y))
+    moved = tr.critical_strength(regularizer, tr.Logistic(x, y, offset=offset))
+    assert moved == pytest.approx(edge, rel=1e-9)
 
 
 def test_a_group_penalty_and_a_closure() -> None:
@@ -210,6 +228,10 @@ def test_progress_is_one_line_a_point_and_off_by_default(
     ]  # fmt: skip
 
 
+def unheard() -> torch.Tensor:
+    raise AssertionError("solved before the file was found to be impossible")
+
+
 def test_it_says_what_is_wrong() -> None:
     x, y = table(load_diabetes)
     loss = tr.LeastSquares(x, y.double())
@@ -237,6 +259,26 @@ def test_it_says_what_is_wrong() -> None:
         parameter.requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable"):
         tr.critical_strength(frozen, loss)
+    with pytest.raises(ValueError, match=r"an integer; found points=2\.5"):
+        tr.path(regularizer, loss, points=2.5)  # type: ignore[arg-type]
+    counted: int = np.int64(2)  # type: ignore[assignment]
+    assert len(tr.path(regularizer, loss, points=counted)) == 2
+    with pytest.raises(ValueError, match="has no 'bais'; along this path it has weight, bias"):
+        tr.path(regularizer, loss, points=2).coefficients("bais")
+    plain = zeros(10, bias=False)
+    for wrong, told in (
+        (lambda: plain(x).sum() * float("nan"), "not finite"),
+        (lambda: zeros(10)(x).sum(), "depends on no parameter"),
+        (lambda: plain(x), "scalar tensor"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            tr.critical_strength(tr.Regularizer(plain, tr.L1(1.0)), wrong)
+    calls: list[Any] = [tr.path, tr.critical_strength, tr.cross_validate]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"expected a torchreg\.Regularizer"):
+            call(plain, loss)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        tr.path(regularizer, unheard, points=2, strengths=[1.0], resume="no/such/folder/file")
     with pytest.raises(TypeError, match="must know them"):
         tr.cross_validate(regularizer, lambda: torch.zeros(()))  # type: ignore[arg-type]
 
@@ -306,6 +348,19 @@ def test_folds_and_measures_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=told):
             tr.cross_validate(regularizer, loss, folds=folds, strengths=[1.0])  # type: ignore[arg-type]
+    kept = torch.arange(442) < 221
+    for folds, weight, told in (
+        ([(half, rest), (rest, half)], kept, r"fold 0.*holds out have weight 0"),
+        ([(rest, half), (half, rest)], kept, r"fold 0, which learns from 221 of 442.*not all 0"),
+    ):
+        weighted = tr.LeastSquares(x, y.double(), sample_weight=weight)
+        with pytest.raises(ValueError, match=told):
+            tr.cross_validate(regularizer, weighted, folds=folds, strengths=[1.0])
+    rare = tr.Logistic(x, (torch.arange(442) == 7).long())
+    with pytest.raises(ValueError, match=r"fold 0.*one class"):
+        tr.cross_validate(regularizer, rare, folds=[(rest, half), (half, rest)], strengths=[1.0])
+    counted: int = np.int64(3)  # type: ignore[assignment]
+    assert len(tr.cross_validate(regularizer, loss, folds=counted, strengths=[1.0]).losses) == 3
     masks = [(y < 100, y >= 100), (y >= 100, y < 100)]
     assert tr.cross_validate(regularizer, loss, folds=masks, strengths=[1.0]).best == 0
     for measure in (lambda z, y: (z - y).square(), lambda z, y: (z - y).square().mean()):

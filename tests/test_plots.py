@@ -3,12 +3,14 @@
 import io
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
+import torchreg as tr
 from torchreg import plots
 
 
@@ -29,6 +31,24 @@ def series(kind: str) -> Figure:
 def panels(figure: Figure) -> list[Any]:
     """The axes, whose artists matplotlib types too loosely to read."""
     return list(figure.axes)
+
+
+def test_a_path_of_one_point_or_down_to_zero_is_drawn_whole() -> None:
+    x, model = torch.eye(3, dtype=torch.float64), torch.nn.Linear(3, 1, dtype=torch.float64)
+    regularizer, loss = tr.Regularizer(model, tr.L1(1.0)), tr.LeastSquares(x, x[:, 0])
+    for strengths in ([0.0], [0.1], [0.2, 0.0], [0.5, 0.1]):
+        found = tr.path(regularizer, loss, strengths=strengths)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure = plots.regularization_path(found, names=["a" * 60, "b", "c"])
+            figure.savefig(io.BytesIO())
+        coefficients, _, counts, _ = panels(figure)
+        high, low = counts.get_xlim()
+        assert high > max(strengths)
+        assert low < min(strengths)  # no marker on the edge is cut
+        assert counts.get_ylim()[0] < 0
+        assert len(strengths) > 1 or coefficients.get_lines()[0].get_marker() == "o"
+        assert len(coefficients.get_legend().get_texts()[0].get_text()) <= 28
 
 
 KINDS = ["frontier", "histograms", "map", "curves"]

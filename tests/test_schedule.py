@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -63,6 +64,8 @@ def test_shapes_refuse_what_makes_no_sense() -> None:
         linear(0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"a value for step 0, found steps \[1\]"):
         piecewise({1: 0.5})
+    counted: int = np.int64(4)  # type: ignore[assignment]
+    assert linear(counted)(2) == 0.5
 
 
 # The schedule ---------------------------------------------------------------------------------

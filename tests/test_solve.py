@@ -339,6 +339,8 @@ def test_a_loss_that_has_no_minimum_or_no_model_is_an_error() -> None:
         tr.solve(regularizer, tr.LeastSquares(x, x[:, 0]), gap=float("nan"))
     with pytest.raises(ValueError, match="iterations must be an integer"):
         tr.solve(regularizer, tr.LeastSquares(x, x[:, 0]), iterations=1.5)  # type: ignore[arg-type]
+    counted: int = np.int64(50)  # type: ignore[assignment]
+    assert tr.solve(regularizer, tr.LeastSquares(x, x[:, 0]), iterations=counted).converged
 
 
 def test_losses_refuse_data_that_is_none() -> None:
@@ -352,8 +354,90 @@ def test_losses_refuse_data_that_is_none() -> None:
         tr.LeastSquares(x[:, :0], y)
     with pytest.raises(ValueError, match="floating-point tensor"):
         tr.LeastSquares(x.numpy(), y)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="finite numbers of at least 0"):
-        tr.LeastSquares(x, y, sample_weight=torch.full((6,), torch.inf))
-    for outputs in (0, -1):
+    for loss in (tr.LeastSquares, tr.Logistic):
+        for weight in (torch.full((6,), torch.inf), -torch.ones(6), torch.zeros(6)):
+            with pytest.raises(ValueError, match="finite numbers of at least 0"):
+                loss(x, y, sample_weight=weight)
+        for weight in (torch.ones(3), torch.ones(6, 1)):
+            with pytest.raises(ValueError, match=r"sample_weight must be shaped \(6,\)"):
+                loss(x, y, sample_weight=weight)
+        for offset in (torch.ones(3), torch.ones(6, 2), torch.ones(()), torch.ones(6, 1, 1)):
+            with pytest.raises(ValueError, match="expected offsets shaped"):
+                loss(x, y, offset=offset)
+        with pytest.raises(ValueError, match="offset must be numbers"):
+            loss(x, y, offset="a")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="one target per sample"):
+            loss(x, y[:5], sample_weight=torch.ones(6))
+    for outputs in (0, -1, 2.0):
         with pytest.raises(ValueError, match="outputs must be"):
-            tr.Logistic(x, y, outputs=outputs)
+            tr.Logistic(x, y, outputs=outputs)  # type: ignore[arg-type]
+
+
+def test_a_sample_without_weight_takes_no_part_whatever_its_label() -> None:
+    x, y = table(load_wine)
+    odd, weight = y.clone(), torch.ones(len(y))
+    odd[0], odd[1], weight[:2] = 9, -1, 0.0
+    model, other = zeros(13, 3), zeros(13, 3)
+    tr.solve(tr.Regularizer(model, tr.L1(0.02)), tr.Logistic(x, odd, sample_weight=weight))
+    tr.solve(tr.Regularizer(other, tr.L1(0.02)), tr.Logistic(x[2:], y[2:]))
+    torch.testing.assert_close(model.weight, other.weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
+def test_a_start_far_out_does_not_lead_further_out(load: object) -> None:
+    data = load(return_X_y=True)  # type: ignore[operator]
+    x, y = torch.from_numpy(data[0]), torch.from_numpy(data[1])  # not scaled: logits of hundreds
+    kinds = 1 if int(y.max()) == 1 else 3
+    best = tr.solve(tr.Regularizer(zeros(x.shape[1], kinds), tr.L1(0.01)), tr.Logistic(x, y))
+    for bias in (True, False):
+        for seed in range(2):
+            torch.manual_seed(seed)
+            model = nn.Linear(x.shape[1], kinds, bias=bias).double()
+            found = tr.solve(tr.Regularizer(model, tr.L1(0.01)), tr.Logistic(x, y))
+            assert found.converged
+            assert not bias or found.objective == pytest.approx(best.objective, rel=1e-6)
+    model = zeros(x.shape[1], kinds)
+    with torch.no_grad():
+        model.bias[0] = 300.0
+    found = tr.solve(tr.Regularizer(model, tr.L1(0.01)), tr.Logistic(x, y))
+    assert found.objective == pytest.approx(best.objective, rel=1e-6)
+
+
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
+def test_large_offsets_leave_a_solution_to_be_found(load: object) -> None:
+    x, y = table(load)
+    kinds = 1 if int(y.max()) == 1 else 3
+    regularizer = tr.Regularizer(zeros(x.shape[1], kinds), tr.L1(0.01))
+    best = tr.solve(regularizer, tr.Logistic(x, y))
+    far = torch.zeros(len(x), kinds, dtype=x.dtype)
+    far[:, 0] = 300.0  # the intercept takes it back
+    regularizer = tr.Regularizer(zeros(x.shape[1], kinds), tr.L1(0.01))
+    found = tr.solve(regularizer, tr.Logistic(x, y, offset=far))
+    assert found.objective == pytest.approx(best.objective, rel=1e-6)
+    wild = 30 * torch.randn(far.shape, dtype=x.dtype, generator=torch.manual_seed(0))
+    regularizer = tr.Regularizer(zeros(x.shape[1], kinds), tr.L1(0.01))
+    assert tr.solve(regularizer, tr.Logistic(x, y, offset=wild)).converged
+
+
+def test_one_offset_for_all_classes_changes_nothing() -> None:
+    x, y = torch.randn(40, 2, dtype=torch.float64), torch.arange(40) % 3
+    free = tr.FixedSupport(torch.ones(3, 2, dtype=torch.bool))
+    with_it = tr.solve(tr.Regularizer(zeros(2, 3), free), tr.Logistic(x, y, offset=torch.rand(40)))
+    without = tr.solve(tr.Regularizer(zeros(2, 3), free), tr.Logistic(x, y))
+    assert with_it.objective == pytest.approx(without.objective, rel=1e-9)
+
+
+def test_the_bound_is_above_the_curvature_anywhere() -> None:
+    torch.manual_seed(0)
+    for kinds in (1, 2, 3, 7):
+        loss = tr.Logistic(
+            torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % max(kinds, 2), outputs=kinds
+        )
+        columns = loss.columns(centred=False)
+        columns.gather(torch.arange(4))
+        outs, at = torch.ones(kinds, 4).nonzero(as_tuple=True)
+        bound = loss.hessian(None, columns, outs, at, intercept=False)
+        for size in (0.0, 1.0, 30.0):
+            z = size * torch.randn(20, kinds, dtype=torch.float64)
+            rest = bound - loss.hessian(z, columns, outs, at, intercept=False)
+            assert float(torch.linalg.eigvalsh(rest).min()) > -1e-12

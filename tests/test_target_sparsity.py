@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback as LightningCallback
@@ -18,7 +19,7 @@ from tests.test_lightning_mixin import Proximal, data, fit, loader, same, traine
 from torchreg.groups import rows
 from torchreg.lightning import TargetSparsity as Callback
 from torchreg.penalties.group import GroupLasso, SparseGroupLasso
-from torchreg.schedule import cubic, multiply_adds
+from torchreg.schedule import cubic, linear, multiply_adds
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Adam": lambda p: torch.optim.Adam(p, lr=5e-3),
@@ -376,6 +377,29 @@ def test_it_refuses_what_cannot_be_reached() -> None:
     two = {"0.weight": tr.L1(1.0), "2.weight": tr.L1(1.0)}
     refused(two, "two densities", density={"0.weight": 0.1, "*.weight": 0.2})
     refused({"0.weight": tr.L1(1.0)}, "no penalty acts there", density={"2.weight": 0.1})
+
+
+@pytest.mark.parametrize("at_most", [False, True])
+def test_a_schedule_of_the_same_strength_is_told_instead_of_followed(at_most: bool) -> None:
+    problem = Problem(tr.L1(1e-3))
+    schedule = tr.StrengthSchedule(problem.regularizer, linear(30, 1.0, 0.5))
+    tr.TargetSparsity(problem.optimizer, density=0.1, end=10, at_most=at_most)
+    problem.train(12)
+    schedule.step()
+    with pytest.raises(RuntimeError, match="leave one of the two out"):
+        problem.train(1)
+    again = Problem(tr.L1(1.0))
+    tr.TargetSparsity(again.optimizer, density=0.1, end=10)
+    with pytest.raises(ValueError, match="detach that first"):
+        tr.TargetSparsity(again.optimizer, density=0.1, end=10)
+
+
+def test_steps_may_be_numpy_integers() -> None:
+    problem = Problem(tr.L0(1.0))
+    end: int = np.int64(5)  # type: ignore[assignment]
+    tr.TargetSparsity(problem.optimizer, density=0.1, end=end)
+    problem.train(6)
+    assert sum(problem.nonzero()) == SIZE // 10
 
 
 def test_it_refuses_other_optimizers_and_states() -> None:

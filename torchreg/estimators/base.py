@@ -143,7 +143,8 @@ class LinearEstimator(BaseEstimator):  # type: ignore[misc]
         return support(torch.from_numpy(np.atleast_2d(self.coef_)), names)
 
     def _tensor(self, array: Any) -> Tensor:
-        array = array if array.flags.writeable else array.copy()
+        if not (array.flags.writeable and array.dtype.isnative):
+            array = array.astype(array.dtype.newbyteorder("="))  # a copy, as torch can have it
         return torch.from_numpy(array).to(self.device)
 
 

@@ -91,7 +91,8 @@ class LogisticClassifier(ClassifierMixin, LinearEstimator):  # type: ignore[misc
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"expected labels of at least two classes, found one class: {self.classes_[0]!r}."
+                "expected labels of at least two classes, found one class: "
+                f"{self.classes_.tolist()}."
             )
         return labels
 

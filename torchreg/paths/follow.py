@@ -18,7 +18,7 @@ from torchreg.paths.strengths import critical_strength, grid, scaled
 from torchreg.regularizer import Regularizer
 from torchreg.solver.losses import SampleLoss
 from torchreg.solver.result import Solution
-from torchreg.solver.solver import solve
+from torchreg.solver.solver import check_kinds, solve
 
 Loss = Callable[[], Tensor] | SampleLoss
 Fit = Callable[[Regularizer, Any], None]
@@ -62,7 +62,14 @@ class Path:
         return [point.strength for point in self.points]
 
     def coefficients(self, name: str = "weight") -> Tensor:
-        """One parameter along the path: (points, ...)."""
+        """One parameter along the path: (points, ...).
+
+        Raises:
+            ValueError: the model has none of that name.
+        """
+        if name not in self.points[0].state:
+            there = ", ".join(self.points[0].state)
+            raise ValueError(f"the model has no {name!r}; along this path it has {there}.")
         return torch.stack([point.state[name] for point in self.points])
 
     def load(self, index: int) -> None:
@@ -128,6 +135,8 @@ def path(
     Raises:
         ValueError: an empty grid, a negative or infinite strength, a file of another grid,
             problem or model, or what :func:`critical_strength` and :func:`torchreg.solve` raise.
+        TypeError: no regularizer, or no loss.
+        FileNotFoundError: there is no folder for the file to resume from.
 
     Warns:
         NotConverged: a point that stopped before its tolerance. Not with ``fit``, where few
@@ -147,6 +156,7 @@ def path(
     linear models via coordinate descent" (2010); for networks, I. Lemhadri et al., "LassoNet"
     (2021), which goes from dense to sparse.
     """
+    check_kinds(regularizer, loss)
     if fit is not None and gap is not None:
         raise ValueError("a duality gap is for convex problems: leave out gap, or fit.")
     if strengths is None:
@@ -244,6 +254,8 @@ def _point(regularizer: Regularizer, strength: float, solution: Solution, loss: 
 
 
 def _read(file: File, order: list[float]) -> list[Point]:
+    if not file.parent.is_dir():  # said before the first point is solved, not after it
+        raise FileNotFoundError(f"there is no folder {file.parent} to keep points in: make it.")
     if not file.exists():
         return []
     try:

@@ -3,6 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +12,9 @@ from torch import Tensor
 from torchreg.penalties.base import Penalty
 from torchreg.regularizer import Regularizer, Term, fix_support
 from torchreg.schedule.strength import scale, strengths
+from torchreg.solver.fista import Objective
 from torchreg.solver.losses import SampleLoss
-from torchreg.solver.solver import as_linear, solve
+from torchreg.solver.solver import as_linear, check_kinds, solve
 
 
 def scaled(regularizer: Regularizer, factor: float) -> Regularizer:
@@ -52,7 +55,9 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
 
     Raises:
         ValueError: no finite multiple makes zero stationary (L2, a strength of 0), or every
-            multiple does, within the rounding of the data's type; nothing trainable is penalised.
+            multiple does, within the rounding of the data's type; nothing trainable is
+            penalised; the loss is not finite or no scalar of this model.
+        TypeError: no regularizer, or no loss.
 
     Example:
         >>> import torchreg as tr
@@ -61,6 +66,7 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
         >>> critical_strength(tr.Regularizer(model, tr.L1(1.0)), tr.LeastSquares(x, y))
         0.75
     """
+    check_kinds(regularizer, loss)
     before = {p: p.detach().clone() for p in regularizer.model.parameters()}
     try:
         with torch.no_grad():
@@ -108,36 +114,39 @@ def _critical(
             "no trainable parameter is penalised, so there is no critical strength: select "
             "parameters with requires_grad."
         )
-    with torch.enable_grad():
-        value = loss(regularizer.model) if isinstance(loss, SampleLoss) else loss()
-    free = [p for p in regularizer.unpenalised().values() if p.requires_grad]
-    found = torch.autograd.grad(value, [*(p for p, _ in bound), *free], allow_unused=True)
+    closure = (lambda: loss(regularizer.model)) if isinstance(loss, SampleLoss) else loss
+    objective = Objective(regularizer, closure)
+    value, found = objective.at(objective.point())
+    if not math.isfinite(value) or not all(bool(torch.isfinite(g).all()) for g in found):
+        raise ValueError(
+            f"the loss or its gradient is not finite where all penalised weights are zero: the "
+            f"loss is {value}. Look for NaN in the data."
+        )
     gradients, left = found[: len(bound)], found[len(bound) :]
     rounding = _rounding(loss, left)
     largest, noise = 0.0, None
     for (p, penalty), gradient in zip(bound, gradients, strict=True):
-        if gradient is not None:
-            unit = penalty.critical_strength(torch.ones_like(gradient))
-            if unit > 0:
-                least = rounding * unit / (penalty.strength or 1.0)
-                noise = max(noise or 0.0, least if math.isfinite(least) else 0.0)
-            edge = penalty.critical_strength(gradient)
-            if edge > 0:
-                own = penalty.strength if not math.isinf(edge) else 0.0
-                multiple = edge / own if own else math.inf
-                if math.isfinite(multiple):  # an elastic net without L1 has no edge
-                    far = _times(penalty, 1.001 * multiple).distance(torch.zeros_like(p), gradient)
-                    multiple = math.inf if bool((far > 0).any()) else multiple
-                largest = max(largest, multiple)
+        unit = penalty.critical_strength(torch.ones_like(gradient))
+        if unit > 0:
+            least = rounding * unit / (penalty.strength or 1.0)
+            noise = max(noise or 0.0, least if math.isfinite(least) else 0.0)
+        edge = penalty.critical_strength(gradient)
+        if edge > 0:
+            own = penalty.strength if not math.isinf(edge) else 0.0
+            multiple = edge / own if own else math.inf
+            if math.isfinite(multiple):  # an elastic net without L1 has no edge
+                far = _times(penalty, 1.001 * multiple).distance(torch.zeros_like(p), gradient)
+                multiple = math.inf if bool((far > 0).any()) else multiple
+            largest = max(largest, multiple)
     return largest, noise
 
 
-def _rounding(loss: Callable[[], Tensor] | SampleLoss, left: Sequence[Tensor | None]) -> float:
+def _rounding(loss: Callable[[], Tensor] | SampleLoss, left: Sequence[Tensor]) -> float:
     """The size of a gradient that may be no more than rounding.
 
     Of a closure's data nothing is known but what the fit of the unpenalised part has left.
     """
-    least = max((float(g.abs().max()) for g in left if g is not None and g.numel()), default=0.0)
+    least = max((float(g.abs().max()) for g in left if g.numel()), default=0.0)
     if not isinstance(loss, SampleLoss):
         return least
     size = float(loss.y.abs().max())
@@ -159,8 +168,9 @@ def grid(highest: float, *, points: int, ratio: float) -> list[float]:
         >>> grid(1.0, points=3, ratio=0.01)
         [1.0, 0.1, 0.01]
     """
-    if not isinstance(points, int) or points < 1:
-        raise ValueError(f"a path needs at least one point, found points={points!r}.")
+    given: Any = points
+    if not isinstance(given, Integral) or int(given) < 1:
+        raise ValueError(f"a path needs at least one point, an integer; found points={points!r}.")
     if not 0 < ratio < 1:
         raise ValueError(f"ratio must be between 0 and 1, found {ratio}.")
     if points == 1:

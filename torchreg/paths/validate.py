@@ -4,6 +4,8 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torchreg.paths.strengths import critical_strength, grid
 from torchreg.regularizer import Regularizer
 from torchreg.solver.losses import Logistic, SampleLoss
 from torchreg.solver.losses.base import told
+from torchreg.solver.solver import check_kinds
 
 Folds = Sequence[tuple[Tensor, Tensor]]
 
@@ -90,8 +93,8 @@ def cross_validate(
 
     Raises:
         ValueError: fewer than two folds, or more than samples; a fold that lacks a class, holds
-            out nothing or what it has learnt from; a measure that is not one per sample; what
-            :func:`torchreg.path` raises.
+            out nothing, only weight 0, or what it has learnt from; a measure that is not one per
+            sample; what :func:`torchreg.path` raises.
 
     Example:
         >>> import torchreg as tr
@@ -113,7 +116,9 @@ def cross_validate(
             "cross-validation takes samples apart, so the loss must know them: pass a "
             f"torchreg.LeastSquares or torchreg.Logistic, found {type(loss).__name__}."
         )
-    parts = _folds(loss, folds, seed) if isinstance(folds, int) else _given(loss, folds)
+    check_kinds(regularizer, loss)
+    given: Any = folds
+    parts = _folds(loss, int(given), seed) if isinstance(given, Integral) else _given(loss, given)
     if len(parts) < 2:
         raise ValueError(f"cross-validation needs at least two folds, found {len(parts)}.")
     if strengths is None:
@@ -122,14 +127,19 @@ def cross_validate(
     whole = path(regularizer, loss, strengths=strengths, fit=fit, tolerance=tolerance,
                  progress=progress)  # fmt: skip
     rows = []
-    for inside, outside in parts:
+    for k, (inside, outside) in enumerate(parts):
         own = copy.deepcopy(begin)
-        fold = path(own, loss.rows(inside), strengths=whole.strengths, fit=fit,
-                    tolerance=tolerance, progress=progress)  # fmt: skip
         row = []
-        for i in range(len(fold)):
-            fold.load(i)
-            row.append(_held_out(own, loss, outside, measure))
+        try:
+            fold = path(own, loss.rows(inside), strengths=whole.strengths, fit=fit,
+                        tolerance=tolerance, progress=progress)  # fmt: skip
+            for i in range(len(fold)):
+                fold.load(i)
+                row.append(_held_out(own, loss, outside, measure))
+        except ValueError as error:
+            raise ValueError(
+                f"fold {k}, which learns from {len(inside)} of {len(loss.x)} samples: {error}"
+            ) from error
         rows.append(row)
     result = CrossValidation(whole.strengths, torch.tensor(rows, dtype=torch.float64), whole)
     if not bool(torch.isfinite(result.losses).all()):
@@ -153,6 +163,8 @@ def _held_out(
     outputs = outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
     outputs = outputs if loss.offset is None else outputs + loss.offset[rows]
     share = loss.share[rows]
+    if not bool(share.any()):
+        raise ValueError("all of the samples that it holds out have weight 0: give other folds.")
     each = loss.each(outputs, rows) if measure is None else measure(outputs, loss.y[rows])
     if not isinstance(each, Tensor) or each.shape != share.shape:
         raise ValueError(

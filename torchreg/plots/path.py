@@ -1,6 +1,7 @@
 """A path of strengths: coefficients, losses, nonzeros and certificates."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -53,13 +54,14 @@ def regularization_path(
     largest = weights.abs().amax(dim=0).argsort(descending=True)[:200].tolist()
     for place, index in enumerate(largest):
         look = LOOKS[place % len(LOOKS)]
-        label = str(names[index]) if names is not None and place < 6 else None
+        label = _short(str(names[index])) if names is not None and place < 6 else None
         coefficients.plot(strengths, weights[:, index].tolist(), color=look.colour, lw=1.1,
-                          ls=look.line if place < 6 else "-", label=label)  # fmt: skip
+                          ls=look.line if place < 6 else "-", label=label,
+                          marker="o" if len(path) == 1 else None, ms=3)  # fmt: skip
     coefficients.axhline(0, color="#BBBBBB", lw=0.8, zorder=0)
     coefficients.set_ylabel("coefficient")
     if names is not None:
-        coefficients.legend(frameon=False, fontsize=8)
+        _legend(coefficients)
 
     colour = LOOKS[0].colour
     if isinstance(of, CrossValidation):
@@ -68,7 +70,7 @@ def regularization_path(
         losses.axvline(of.strengths[of.best], color=INK, lw=1, ls="-", label="best")
         losses.axvline(of.strengths[of.one_standard_error], color=INK, lw=1, ls="--",
                        label="one standard error")  # fmt: skip
-        losses.legend(frameon=False, fontsize=8)
+        _legend(losses)
         losses.set_ylabel(f"held-out {measure}")
     else:
         losses.plot(strengths, [p.loss for p in path], color=colour, lw=1.4, marker="o", ms=3)
@@ -76,7 +78,8 @@ def regularization_path(
 
     counts.plot(strengths, [p.nonzero for p in path], color=colour, lw=1.4, marker="o", ms=3)
     counts.set_ylabel("nonzero weights")
-    counts.set_ylim(bottom=0)
+    most = max(1, *(p.nonzero for p in path))
+    counts.set_ylim(-0.03 * most, 1.05 * most)
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
 
     residuals = [max(p.solution.residual, 1e-17) for p in path]
@@ -86,14 +89,27 @@ def regularization_path(
     if failed:
         certificates.plot(*zip(*failed, strict=True), ls="", marker="x", color="black", ms=7,
                           label="before its tolerance")  # fmt: skip
-        certificates.legend(frameon=False, fontsize=8)
+        _legend(certificates)
     certificates.set_yscale("log")
     certificates.set_ylabel("stationarity residual")
-    if all(s > 0 for s in strengths):
+    high, low = max(strengths), min(strengths)
+    if low > 0:
         counts.set_xscale("log")
-    counts.set_xlim(max(strengths) * 1.05, min(strengths) * 0.95)
+        room = max(1.05, (high / low) ** 0.02) if high > low else 10.0
+        counts.set_xlim(high * room, low / room)
+    else:
+        counts.set_xlim(1.02 * high or 1.0, -0.02 * high or -1.0)
     for axes in grid[1]:
         axes.set_xlabel("strength")
     for axes in grid.flatten():
         tidy(axes)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _legend(axes: Any) -> None:
+    """On a ground that leaves it legible where there is no place beside the lines."""
+    axes.legend(fontsize=8, framealpha=0.6, edgecolor="none")

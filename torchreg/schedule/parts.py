@@ -117,7 +117,8 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
         if not penalty.strength > 0:
             raise ValueError(
                 f"{penalty!r} has strength 0, and no multiple of it makes zeros. Give it any "
-                "positive one, such as 1.0: the strength is found from there."
+                "positive one, such as 1.0: the strength is found from there. (A TargetSparsity "
+                "on the same penalty sets it to 0; detach that first.)"
             )
         critical = distributed.critical_strength(penalty, torch.ones_like(weight.detach()))
         if critical == float("inf"):

@@ -6,6 +6,8 @@ Each constructor returns a function from a step, counted from 0, to a number. Ra
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any
 
 Shape = Callable[[int], float]
 
@@ -81,7 +83,8 @@ def piecewise(values: Mapping[int, float]) -> Shape:
 
 
 def _ramp(steps: int, start: float, end: float, along: Callable[[float], float]) -> Shape:
-    if not isinstance(steps, int) or steps < 0:
+    given: Any = steps
+    if not isinstance(given, Integral) or int(given) < 0:
         raise ValueError(f"steps must be a non-negative integer, found {steps!r}.")
 
     def shape(step: int) -> float:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class TargetSparsity:
             (L2) or has strength 0; steps out of order; a parameter that the optimizer lacks; a
             cost that is missing or negative; a selection that cuts through a penalty's.
         RuntimeError: from ``step``, no strength reaches the density, or groups are so large that
-            it leaves none.
+            it leaves none; something else has set the strengths as well.
 
     Warns:
         UserWarning: from ``step``, the density that is held is more than 2 % (relative) below the
@@ -107,7 +108,7 @@ class TargetSparsity:
                 "its proximal map makes exact zeros."
             )
         hold = end if hold is None else hold
-        whole = all(isinstance(n, int) for n in (begin, end, hold, every, horizon))
+        whole = all(isinstance(n, Integral) for n in (begin, end, hold, every, horizon))
         if not (whole and 0 <= begin <= end <= hold and every >= 1 and horizon >= 1):
             raise ValueError(
                 f"expected integers 0 <= begin <= end <= hold, every >= 1 and horizon >= 1; found "
@@ -144,6 +145,7 @@ class TargetSparsity:
     @torch.no_grad()
     def _after_move(self) -> None:
         """The wrapped optimizer has moved, the proximal map is yet to act."""
+        self._check_untouched()
         step, self.steps = self.steps, self.steps + 1
         if self._zeroed:
             self._project()
@@ -197,6 +199,16 @@ class TargetSparsity:
         held = self.optimizer.regularizer.selection()
         for name, zeroed in self._zeroed.items():
             local(held[name]).masked_fill_(local(zeroed), 0.0)
+
+    def _check_untouched(self) -> None:
+        for part in self._parts:
+            for penalty in part.penalties:
+                own = {n: base * part.factor for n, base in self._bases[penalty].items()}
+                if (found := strengths(penalty)) != own:
+                    raise RuntimeError(
+                        f"TargetSparsity has set a penalty's strengths to {own}, and something "
+                        f"else (a StrengthSchedule?) to {found} since: leave one of the two out."
+                    )
 
     def _set(self, part: Part, factor: float) -> None:
         part.factor = max(factor, 1.0) if self.at_most else factor

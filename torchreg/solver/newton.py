@@ -80,6 +80,8 @@ def newton(
     loss, share = problem.loss, problem.loss.share.unsqueeze(1)
     columns = loss.columns(centred=problem.intercept is not None)
     columns.gather(problem.weight.any(dim=0).nonzero().squeeze(1))
+    if not isinstance(loss, LeastSquares) and bool(problem.weight.any()):
+        _start_over(problem, columns)
     if problem.intercept is not None and not bool(problem.weight.any()):
         problem.intercept += loss.fit_intercept(loss.start(problem.intercept))
     eps = torch.finfo(loss.x.dtype).eps
@@ -121,6 +123,20 @@ def newton(
     raise AssertionError  # the last round returns
 
 
+def _start_over(problem: Linear, columns: Columns) -> None:
+    """Take zero weights where they are better than those given.
+
+    Far out, where each sample is told with certainty, rightly or wrongly, the loss has no
+    curvature left for a Newton step.
+    """
+    loss, z = problem.loss, problem.loss.start(problem.intercept)
+    given = (z + columns.times(problem.weight)).double()
+    if problem.intercept is not None:
+        z = z + loss.fit_intercept(z)
+    if not bool(loss.value(given) + problem.penalty(problem.weight.double()) <= loss.value(z)):
+        problem.weight.zero_()
+
+
 def _gather(columns: Columns, weight: Tensor, waiting: Tensor, distance: Tensor) -> bool:
     """Gather the support and the features that want to enter most; whether they are few enough."""
     support = weight.ne(0).any(dim=0)
@@ -141,7 +157,7 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> None:
     far = max(1.0, float(columns.mean.abs().max())) if intercept else 1.0
     allowed = None if problem.allowed is None else problem.allowed[:, columns.index]
     local = Linear(loss, weight, None, problem.l1, problem.l2, allowed)
-    least, since = math.inf, 0
+    least, since, bounded = math.inf, 0, False
     for _ in range(1 if quadratic else 20):
         pull = share * loss.slope(z)
         gradient = pull.T @ block
@@ -158,7 +174,7 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> None:
         if quadratic and local.allowed is None:
             pairs = torch.ones_like(pairs)
         outs, at = pairs.nonzero(as_tuple=True)
-        h = loss.hessian(z, columns, outs, at, intercept=intercept)
+        h = loss.hessian(None if bounded else z, columns, outs, at, intercept=intercept)
         h = h if quadratic else h.double()  # its rounding is mended by the next round's gradient
         count = len(outs)
         if problem.l2:
@@ -182,6 +198,10 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> None:
         if not quadratic:
             fall = float(gradient.reshape(-1) @ change.reshape(-1) + level @ move[count:])
             step = _step(local, z, shift, weight, target, fall)
+            if not step:
+                if bounded:
+                    break
+                bounded, least = True, math.inf  # next with a curvature that is always enough
         weight = target if step == 1.0 else weight + step * (target - weight)
         z = z + step * shift
         if problem.intercept is not None:
@@ -193,7 +213,10 @@ def _settle(problem: Linear, columns: Columns, z: Tensor, goal: float) -> None:
 def _step(
     problem: Linear, z: Tensor, shift: Tensor, weight: Tensor, target: Tensor, slope: float
 ) -> float:
-    """Halve a Newton step until the objective falls as far as its model promises, by a part."""
+    """Halve a Newton step until the objective falls as far as its model promises, by a part.
+
+    0 where it never does: rounding, or a model that is useless so far from its minimum.
+    """
     wide, far = z.double(), shift.double()
     now = float(problem.loss.value(wide))
     before = float(problem.penalty(weight.double()))
@@ -206,4 +229,4 @@ def _step(
         if value <= now + before + 0.1 * step * promised + rounding:
             return step
         step /= 2
-    return step
+    return 0.0

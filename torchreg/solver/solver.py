@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,30 +78,22 @@ def solve(
         >>> solution.converged, model.weight.nonzero().tolist()
         (True, [[0, 7]])
     """
-    if not isinstance(regularizer, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer first, found {type(regularizer).__name__}: bind the "
-            "penalty to the model, Regularizer(model, penalty)."
-        )
-    if not callable(loss):
-        raise TypeError(
-            "the loss must be a function without arguments, such as "
-            f"lambda: cross_entropy(model(x), y), or a torchreg.LeastSquares; found {loss!r}."
-        )
+    check_kinds(regularizer, loss)
     if doubly := regularizer.overlap():
         raise ValueError(
             f"more than one penalty acts on {', '.join(doubly)}: use one composite penalty such as "
             "torchreg.ElasticNet(l1, l2)."
         )
     tolerance, steps = _tolerance(regularizer, tolerance), iterations
-    if steps is not None and not (isinstance(steps, int) and steps >= 1):
+    most: Any = 1 if steps is None else steps
+    if not isinstance(most, Integral) or int(most) < 1:
         raise ValueError(f"iterations must be an integer of at least 1, found {steps!r}.")
     if gap is not None and not gap > 0:
         raise ValueError(f"gap must be above 0, found {gap}: or leave it out.")
     solution = None
     problem = as_linear(regularizer, loss)
     if problem is not None:
-        solution = newton(problem, tolerance=tolerance, gap=gap, iterations=steps or 200)
+        solution = newton(problem, tolerance=tolerance, gap=gap, iterations=int(steps or 200))
         model = regularizer.model
         with torch.no_grad():
             _parameter(model, "weight").copy_(problem.weight)
@@ -114,7 +108,7 @@ def solve(
     if solution is None:
         closure = (lambda: loss(regularizer.model)) if isinstance(loss, SampleLoss) else loss
         solution = accelerated(
-            Objective(regularizer, closure), tolerance=tolerance, iterations=steps or 20_000
+            Objective(regularizer, closure), tolerance=tolerance, iterations=int(steps or 20_000)
         )
     if _endless(regularizer, loss):
         warnings.warn(
@@ -127,6 +121,20 @@ def solve(
         return replace(solution, converged=False)
     warn_unless_converged(solution, tolerance)
     return solution
+
+
+def check_kinds(regularizer: object, loss: object) -> None:
+    """Raise a TypeError unless there are a regularizer and something to call for the loss."""
+    if not isinstance(regularizer, Regularizer):
+        raise TypeError(
+            f"expected a torchreg.Regularizer first, found {type(regularizer).__name__}: bind the "
+            "penalty to the model, Regularizer(model, penalty)."
+        )
+    if not callable(loss):
+        raise TypeError(
+            "the loss must be a function without arguments, such as "
+            f"lambda: cross_entropy(model(x), y), or a torchreg.LeastSquares; found {loss!r}."
+        )
 
 
 def _endless(regularizer: Regularizer, loss: object) -> bool:

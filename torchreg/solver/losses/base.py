@@ -33,30 +33,22 @@ class SampleLoss(ABC):
     def __init__(
         self, x: Tensor, targets: Tensor, sample_weight: Tensor | None, offset: Tensor | None
     ) -> None:
-        if not len(x) or len(x) != len(targets):
-            raise ValueError(
-                f"expected one target per sample and at least one, found {len(x)} samples in x "
-                f"and {len(targets)} targets."
-            )
         if targets.dim() != 2 or not x[0].numel():
             raise ValueError(
                 "expected x shaped (samples, features), with at least one feature, and targets "
                 f"shaped (samples,) or (samples, outputs); found {told(x)} and {told(targets)}."
             )
-        weight = torch.ones(len(x), dtype=x.dtype, device=x.device)
-        if sample_weight is not None:
-            weight = torch.as_tensor(sample_weight, dtype=x.dtype, device=x.device)
-            fits = weight.shape == (len(x),) and bool((weight >= 0).all() and weight.sum() > 0)
-            if not fits or not _finite(weight):
-                raise ValueError(
-                    f"sample_weight must be {len(x)} finite numbers of at least 0, not all 0, "
-                    f"found {told(weight)}."
-                )
+        weight = weights(x, sample_weight)
         if offset is not None:
-            offset = torch.as_tensor(offset, dtype=x.dtype, device=x.device).detach()
+            offset = _numbers("offset", offset, x).detach()
             offset = offset.unsqueeze(1) if offset.dim() == 1 else offset
-            if len(offset) != len(x):
-                raise ValueError(f"expected {len(x)} offsets, found {len(offset)}.")
+            outputs = targets.shape[1]
+            if offset.shape not in ((len(x), 1), (len(x), outputs)):
+                raise ValueError(
+                    f"expected offsets shaped ({len(x)},) or ({len(x)}, {outputs}), as the "
+                    f"outputs are; found {told(offset)}."
+                )
+            offset = offset.expand_as(targets)
         for name, found in (("x", x), ("the targets", targets), ("offset", offset)):
             if found is not None and not _finite(found):
                 raise ValueError(f"{name} must be finite, found NaN or infinity.")
@@ -85,7 +77,7 @@ class SampleLoss(ABC):
 
     def start(self, intercept: Tensor | None) -> Tensor:
         """The outputs of a linear model whose weights are all 0: offset and intercept."""
-        z = torch.zeros_like(self.y) if self.offset is None else self.offset.expand_as(self.y)
+        z = torch.zeros_like(self.y) if self.offset is None else self.offset
         return z if intercept is None else z + intercept
 
     @abstractmethod
@@ -110,12 +102,12 @@ class SampleLoss(ABC):
 
     @abstractmethod
     def hessian(
-        self, outputs: Tensor, columns: Columns, outs: Tensor, at: Tensor, *, intercept: bool
+        self, outputs: Tensor | None, columns: Columns, outs: Tensor, at: Tensor, *, intercept: bool
     ) -> Tensor:
         """The second derivative in the weights (outs[i], column at[i]), then the intercepts.
 
         Args:
-            outputs: where, (samples, outputs).
+            outputs: where, (samples, outputs); None for what is at least as large anywhere.
             columns: of which ``at`` counts the cached ones.
             outs: the output of each weight, in ascending order.
             at: its cached column.
@@ -131,7 +123,8 @@ def beside(x: Tensor, y: object) -> Tensor:
     """The targets as a tensor on the device of x.
 
     Raises:
-        ValueError: x is no table of floating-point numbers, or the targets are no real numbers.
+        ValueError: x is no table of floating-point numbers, the targets are no real numbers, or
+            they are not one per sample.
     """
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point():
         raise ValueError(
@@ -147,7 +140,38 @@ def beside(x: Tensor, y: object) -> Tensor:
         ) from error
     if targets.is_complex() or not targets.dim():
         raise ValueError(f"the targets must be real, one per sample, found {told(targets)}.")
+    if not len(x) or len(x) != len(targets):
+        raise ValueError(
+            f"expected one target per sample and at least one, found {len(x)} samples in x "
+            f"and {len(targets)} targets."
+        )
     return targets
+
+
+def weights(x: Tensor, given: object) -> Tensor:
+    """The sample weights as a tensor like x; ones for None.
+
+    Raises:
+        ValueError: not one finite number of at least 0 per sample, or all are 0.
+    """
+    if given is None:
+        return torch.ones(len(x), dtype=x.dtype, device=x.device)
+    weight = _numbers("sample_weight", given, x)
+    if weight.shape != (len(x),):
+        raise ValueError(f"sample_weight must be shaped ({len(x)},), found {told(weight)}.")
+    if not bool((weight >= 0).all() and weight.sum() > 0) or not _finite(weight):
+        raise ValueError(
+            f"sample_weight must be {len(x)} finite numbers of at least 0, not all 0; found "
+            f"{float(weight.min()):g} to {float(weight.max()):g}."
+        )
+    return weight
+
+
+def _numbers(name: str, given: object, x: Tensor) -> Tensor:
+    try:
+        return torch.as_tensor(given, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, found {told(given)}: {error}.") from error
 
 
 def told(found: object) -> str:

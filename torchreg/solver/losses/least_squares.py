@@ -62,10 +62,16 @@ class LeastSquares(SampleLoss):
         return ((theta / 2 + self.y) * theta * self.share.unsqueeze(1)).sum()
 
     def hessian(
-        self, outputs: Tensor, columns: Columns, outs: Tensor, at: Tensor, *, intercept: bool
+        self,
+        outputs: Tensor | None,  # noqa: ARG002
+        columns: Columns,
+        outs: Tensor,
+        at: Tensor,
+        *,
+        intercept: bool,
     ) -> Tensor:
         """``X' S X`` within each output, the same wherever it is taken."""
-        count, kinds = len(at), outputs.shape[1]
+        count, kinds = len(at), self.y.shape[1]
         whole = kinds == 1 and count == len(columns.index)
         gram = columns.gram if whole else columns.gram.index_select(0, at).index_select(1, at)
         if kinds == 1 and not intercept:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.solver.columns import Columns
-from torchreg.solver.losses.base import ALL, SampleLoss, beside, told
+from torchreg.solver.losses.base import ALL, SampleLoss, beside, told, weights
 
 
 @final
@@ -22,7 +22,8 @@ class Logistic(SampleLoss):
         offset: a known part of the outputs, (samples,) or (samples, outputs).
 
     Raises:
-        ValueError: labels of one class only, or outside the classes; shapes that do not fit.
+        ValueError: labels of one class only, or outside the classes (of samples with a weight);
+            shapes that do not fit, numbers that are not finite, negative weights.
 
     Example:
         >>> loss = Logistic(torch.eye(3), torch.tensor([0, 1, 2]))
@@ -41,16 +42,15 @@ class Logistic(SampleLoss):
         sample_weight: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> None:
-        if outputs is not None and outputs < 1:
-            raise ValueError(f"outputs must be at least 1, found {outputs}.")
+        if outputs is not None and not (isinstance(outputs, int) and outputs >= 1):
+            raise ValueError(f"outputs must be an integer of at least 1, found {outputs!r}.")
         labels = beside(x, y)
         if labels.dim() != 1 or labels.is_floating_point():
             raise ValueError(
                 f"y must be integer class labels shaped (samples,), found {told(labels)}."
             )
         labels = labels.long()
-        counted = labels if sample_weight is None else labels[torch.as_tensor(sample_weight) > 0]
-        seen = counted.unique()
+        seen = labels[weights(x, sample_weight) > 0].unique()
         if len(seen) < 2:
             raise ValueError(
                 f"labels of one class only ({seen.tolist()}): there is nothing to tell apart."
@@ -62,6 +62,7 @@ class Logistic(SampleLoss):
                 f"expected labels from 0 to {max(outputs - 1, 1)} for {outputs} outputs, found "
                 f"{int(seen[0])} to {last}."
             )
+        labels = labels.clamp(0, max(outputs - 1, 1))  # of a sample without weight it may be any
         hot = labels.unsqueeze(1) if outputs == 1 else nn.functional.one_hot(labels, outputs)
         super().__init__(x, hot.to(x.dtype), sample_weight, offset)
         self.labels = labels
@@ -101,10 +102,17 @@ class Logistic(SampleLoss):
         return -(entropy * self.share.unsqueeze(1)).sum()
 
     def hessian(
-        self, outputs: Tensor, columns: Columns, outs: Tensor, at: Tensor, *, intercept: bool
+        self, outputs: Tensor | None, columns: Columns, outs: Tensor, at: Tensor, *, intercept: bool
     ) -> Tensor:
-        """``X' S (diag(p) - p p') X``."""
-        p, share, kinds = self.probabilities(outputs), self.share, outputs.shape[1]
+        """``X' S (diag(p) - p p') X``.
+
+        Source: D. Boehning, "Multinomial logistic regression algorithm" (1992), for the bound:
+        the one at equal probabilities, times half the number of classes.
+        """
+        share, kinds = self.share, self.y.shape[1]
+        if outputs is None:
+            outputs, share = torch.zeros_like(self.y), share * max(1.0, kinds / 2)
+        p = self.probabilities(outputs)
         a = columns.block[:, at]
         if intercept:
             ones = torch.ones(len(a), kinds, dtype=a.dtype, device=a.device)
@@ -123,7 +131,10 @@ class Logistic(SampleLoss):
         return h
 
     def fit_intercept(self, outputs: Tensor) -> Tensor:
-        """Newton's method in the intercepts alone, halved where it does not descend.
+        """Newton's method in the intercepts alone, damped where it does not descend.
+
+        It begins at what would be best if the outputs were all alike, or at 0: far from both
+        there is next to no curvature. Damping of 1, more than any curvature, always descends.
 
         Raises:
             ValueError: a class without a sample: its best intercept is minus infinity.
@@ -137,6 +148,10 @@ class Logistic(SampleLoss):
             )
         z, share = outputs.double(), self.share.double().unsqueeze(1)
         b = torch.zeros(z.shape[1], dtype=z.dtype, device=z.device)
+        alike = counts.double().log() - (share * z).sum(dim=0)
+        alike = alike - ((1 - counts.double()).log() if len(b) == 1 else alike.mean())
+        b = alike if bool(self.value(z + alike) < self.value(z)) else b
+        one, damp = torch.eye(len(b), dtype=z.dtype, device=z.device), 0.0
         for _ in range(100):
             p = self.probabilities(z + b)
             gradient = (share * (p - self.y)).sum(dim=0)
@@ -144,11 +159,14 @@ class Logistic(SampleLoss):
                 break
             weighed = share * p
             h = weighed.sum(dim=0).diag() - weighed.T @ p  # p (1 - p) for one output
-            step = torch.linalg.pinv(h, hermitian=True) @ gradient
-            now, t = self.value(z + b), 1.0
-            while t > 1e-8 and bool(self.value(z + b - t * step) > now):
-                t /= 2
-            if t <= 1e-8:
+            now = self.value(z + b) * (1 + 4e-16)
+            while True:
+                step = torch.linalg.pinv(h + damp * one, hermitian=True) @ gradient
+                if damp >= 1 or bool(self.value(z + b - step) <= now):
+                    break
+                damp = max(10 * damp, 1e-6)
+            b = b - step
+            if float(step.abs().max()) <= 1e-15 * (1 + float(b.abs().max())):
                 break
-            b = b - t * step
+            damp = damp / 100 if damp > 1e-6 else 0.0
         return b.to(outputs.dtype)
