@@ -287,6 +287,16 @@ def test_polish_solves_the_last_layer_alone() -> None:
         assert name.startswith("4.") or torch.equal(tensor, before[name])
 
 
+def test_polish_takes_labels_in_a_list_and_refuses_a_frozen_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(torch.randn(20, 4), [0, 1] * 10)]
+    assert tr.polish(model, tr.L1(0.02), batches).converged
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"is frozen.*requires_grad_\(\) on the layer"):
+        tr.polish(model, tr.L1(0.02), batches)
+
+
 def test_it_says_what_is_wrong() -> None:
     x, y = table(load_wine)
     model = zeros(13, 3)

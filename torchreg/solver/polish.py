@@ -16,7 +16,7 @@ from torchreg.solver.solver import solve
 def polish(
     model: nn.Module,
     penalty: Penalty,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[tuple[Any, Any]],
     *,
     layer: str | None = None,
     loss: Callable[[Tensor, Tensor], SampleLoss] | None = None,
@@ -40,7 +40,8 @@ def polish(
         gap: as in :func:`torchreg.solve`.
 
     Raises:
-        ValueError: no such layer, one that sees other than (samples, features), no batches.
+        ValueError: no such layer, a frozen one, one that sees other than (samples, features), no
+            batches.
 
     Example:
         >>> import torchreg as tr
@@ -57,6 +58,11 @@ def polish(
     if not layers or (layer is not None and layer not in layers):
         raise ValueError(f"no nn.Linear named {layer!r} in the model; it has {list(layers)}.")
     head = layers[layer if layer is not None else list(layers)[-1]]
+    if not head.weight.requires_grad:
+        raise ValueError(
+            "the weight of the layer is frozen, so it cannot be solved for: call "
+            "requires_grad_() on the layer first."
+        )
     features: list[Tensor] = []
     targets: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
@@ -66,7 +72,7 @@ def polish(
         with torch.no_grad():
             for x, y in batches:
                 model(x.to(head.weight.device) if isinstance(x, Tensor) else x)
-                targets.append(y.to(head.weight.device))
+                targets.append(torch.as_tensor(y, device=head.weight.device))
     finally:
         handle.remove()
         for module, mode in modes:
