@@ -41,6 +41,7 @@ class Flags(argparse.Namespace):
     density: float | None
     ramp: list[float]
     multiply_adds: bool
+    each_layer: bool
     l2: float
     groups: str
     where: list[str] | None
@@ -117,6 +118,12 @@ def parser(
         "--multiply-adds",
         action="store_true",
         help="count the multiply-adds of the nonzero weights under --density, not the weights",
+    )
+    group.add_argument(
+        "--each-layer",
+        action="store_true",
+        help="bring each layer to --density by itself: how much a layer matters is not compared "
+        "with others, which normalisation between them makes hard",
     )
     group.add_argument("--l2", type=amount, default=0.0, help="l2 of --penalty elasticnet")
     group.add_argument(
@@ -219,6 +226,12 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
         (flags.density == 1, "--density must be below 1; --penalty none is dense"),
         (not begin <= end <= hold, "--ramp needs BEGIN <= END <= HOLD"),
         (flags.multiply_adds and not flags.density, "--multiply-adds needs --density"),
+        (flags.each_layer and not flags.density, "--each-layer needs --density"),
+        (
+            flags.each_layer and flags.multiply_adds,
+            "--each-layer and --multiply-adds exclude each other: a layer's weights all cost the "
+            "same",
+        ),
         (
             flags.l2 and not elastic,
             "--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength",

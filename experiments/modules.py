@@ -1,6 +1,7 @@
 """The networks as LightningModules: a dense baseline, and the same with a penalty."""
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -124,17 +125,20 @@ def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regu
         example: a batch for the model, from which ``--groups removable`` follows the channels.
     """
     strength = flags.strength or 1.0  # under --density it only has to be positive
-    if flags.penalty == "elasticnet":
-        return tr.Regularizer(model, tr.ElasticNet(strength, flags.l2), flags.where)
-    if flags.penalty in SINGLE:
-        return tr.Regularizer(model, SINGLE[flags.penalty](strength), flags.where)
+    if flags.penalty not in GROUPED:
+        make = SINGLE.get(flags.penalty, partial(tr.ElasticNet, l2=flags.l2))
+        if not flags.each_layer:
+            return tr.Regularizer(model, make(strength), flags.where)
+        names = tr.select(model, flags.where)  # a density of its own takes a penalty of its own
+        return tr.Regularizer(model, {name: make(strength) for name in names})
     example = example.to(next(model.parameters()).device)
     found = groupings(model, flags.groups, example, flags.where)
     # A budget of multiply-adds is spent best where each of them is as dear as any other.
     price = multiply_adds(model, example) if flags.multiply_adds else dict.fromkeys(found, 1.0)
-    make = GROUPED[flags.penalty]
+    grouped = GROUPED[flags.penalty]
     return tr.Regularizer(
-        model, {name: make(strength * price[name], groups=group) for name, group in found.items()}
+        model,
+        {name: grouped(strength * price[name], groups=group) for name, group in found.items()},
     )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from experiments.artifacts import WholeCheckpoints, last_weights, settings_of
 from experiments.cli import Flags, FolderError
 from experiments.data import Batches, Images, Source, hold_out, read
-from experiments.modules import Classifier, SparseClassifier
+from experiments.modules import Classifier, SparseClassifier, make_regularizer
 from experiments.rows import Report, Rows, diverged
 from torchreg.lightning import SparsityMonitor, TargetSparsity
 from torchreg.schedule import multiply_adds
@@ -178,7 +178,11 @@ def target(flags: Flags, model: nn.Module, example: Tensor) -> list[pl.Callback]
         return []
     begin, end, hold = flags.ramp
     cost = multiply_adds(model, example) if flags.multiply_adds else None
-    return [TargetSparsity(flags.density, begin=begin, end=end, hold=hold, cost=cost)]
+    density: float | dict[str, float] = flags.density
+    if flags.each_layer:
+        penalised = make_regularizer(model, flags, example).selection()
+        density = dict.fromkeys(penalised, flags.density)
+    return [TargetSparsity(density, begin=begin, end=end, hold=hold, cost=cost)]
 
 
 def checkpoints(folder: Path) -> list[ModelCheckpoint]:

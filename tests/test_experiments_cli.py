@@ -30,6 +30,8 @@ from experiments import cifar10, cli, compare, mnist
         ("--density 0.1 --mode loss", "leaves any: leave it out"),
         ("--density 0.1 --ramp 0.5 0.1 0.6", "BEGIN <= END <= HOLD"),
         ("--strength 1e-3 --multiply-adds", "--multiply-adds needs --density"),
+        ("--strength 1e-3 --each-layer", "--each-layer needs --density"),
+        ("--density 0.1 --each-layer --multiply-adds", "exclude each other"),
         ("--penalty l0 --strength 1e-3", "so its strength must rise slowly"),
         ("--penalty mcp --strength 1e-3 --penalty group-mcp --where fc1*", "leave --where out"),
         ("--strength 1e-3 --debias-lr 1e-3", "--debias-lr needs --debias-epochs"),

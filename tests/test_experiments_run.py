@@ -239,3 +239,15 @@ def test_a_run_begins_with_the_weights_of_another(data: Path, whole: Path, tmp_p
         with pytest.raises(SystemExit) as refused:
             main(data, tmp_path / "off", f"{flags} --seed {seed} --start {start}")
         assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("penalty", ["l0", "group-l0"])
+def test_each_layer_comes_to_the_density(data: Path, tmp_path: Path, penalty: str) -> None:
+    out = tmp_path / "run"
+    flags = f"--penalty {penalty} --density 0.4 --each-layer --ramp 0 0.5 0.6"
+    main(data, out, f"{flags} --epochs 2 --batch-size 50 --validation 100")
+    found = numbers(out)["phases"]["penalised"]["tensors"]
+    counts = [(t["weights"] - t["zeros"], t["weights"]) for t in found.values()]
+    grouped = [pair for pair in counts if pair[0] < pair[1]] if penalty == "group-l0" else counts
+    assert len(grouped) >= 2
+    assert all(kept / of == pytest.approx(0.4, rel=0.02) for kept, of in grouped)
