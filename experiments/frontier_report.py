@@ -11,7 +11,7 @@ from experiments.published import BY_TASK
 from experiments.results import read_json, table, write_figure, write_text
 from torchreg.plots import frontier
 
-HEADER = ["network", "shift", "density %", "nonzero", "seeds", "test error %", "seconds"]
+HEADER = ["network", "shift", "taught", "density %", "nonzero", "seeds", "test error %", "seconds"]
 
 
 def report(out: Path) -> str:
@@ -57,12 +57,18 @@ def _cells(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         setting["model"],
         str(setting["shift"]),
+        "yes" if _taught(runs[0]) else "no",
         f"{mean(100 * run['density'] for run in runs):.3f}",
         f"{mean(run['nonzero'] for run in runs):,.0f} of {runs[0]['weights']:,}",
         str(len(runs)),
         _spread([100 * run["error"] for run in runs]),
         f"{mean(run['seconds'] for run in runs):.0f}",
     ]
+
+
+def _taught(run: Mapping[str, Any]) -> bool:
+    """Whether a dense network's outputs were asked for, beside the labels."""
+    return run["recipe"].get("teacher") is not None
 
 
 def _spread(numbers: Sequence[float]) -> str:
@@ -75,10 +81,11 @@ def _as_csv(rows: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     settings = ["model", "shift", "density", "seed", "epochs"]
-    numbers = ["error", "density", "nonzero", "weights", "seconds"]
+    numbers = ["taught", "error", "density", "nonzero", "weights", "seconds"]
     out.writerow([*(f"asked_{n}" if n == "density" else n for n in settings), *numbers])
     for run in (run for runs in rows for run in runs):
-        out.writerow([*(run["setting"][n] for n in settings), *(run[n] for n in numbers)])
+        told = {**run, "taught": int(_taught(run))}
+        out.writerow([*(run["setting"][n] for n in settings), *(told[n] for n in numbers)])
     return text.getvalue()
 
 
@@ -88,7 +95,8 @@ def _draw(model: str, rows: Sequence[Sequence[Mapping[str, Any]]]) -> Any:
         setting = runs[0]["setting"]
         if setting["model"] == model:
             shifted = f", shifts up to {setting['shift']} px" if setting["shift"] else ""
+            taught = ", taught" if _taught(runs[0]) else ""
             point = (mean(1 - run["density"] for run in runs), mean(1 - r["error"] for r in runs))
-            series.setdefault(f"torchreg, l0{shifted}", []).append(point)
+            series.setdefault(f"torchreg, l0{taught}{shifted}", []).append(point)
     series |= {name: list(points) for name, points in BY_TASK["mnist", model].items()}
     return frontier(dict(list(series.items())[:8]), measure="test accuracy", lowest=0.97)
