@@ -118,7 +118,7 @@ def _within(w: Tensor, step: float | Tensor, l0: float) -> Tensor:
     return w.abs() <= (bound.sqrt() if isinstance(bound, Tensor) else bound**0.5)
 
 
-def flat(w: Tensor, l0: float) -> float:  # noqa: ARG001  (whatever they are)
+def no_slope(w: Tensor, l0: float) -> float:  # noqa: ARG001  (whatever they are)
     """The slope of l0 at a kept weight: 0."""
     return 0.0
 

@@ -62,12 +62,12 @@ class L0(Radial):
 
     def shrink(self, size: Tensor, step: Tensor) -> Tensor:
         """``size`` where it is above ``sqrt(2 * step * l0)``, else 0."""
-        return torch.where(size <= (2 * self.l0 * step).sqrt(), 0.0, size)
+        return prox.hard_threshold(size, step, self.l0)
 
     @property
     def closed_form(self) -> prox.ClosedForm:
         """``w`` where it is above ``sqrt(2 * step * l0)`` in size, else 0."""
-        return prox.ClosedForm(prox.hard_threshold, prox.flat, (self.l0,))
+        return prox.ClosedForm(prox.hard_threshold, prox.no_slope, (self.l0,))
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w`` where it is above ``sqrt(2 * step * l0)`` in size, else 0."""
