@@ -223,6 +223,36 @@ def test_critical_strength_without_a_gradient_is_zero(case: Case) -> None:
     assert case.make(0.3).critical_strength(torch.zeros(0)) == 0
 
 
+IN_CLOSED_FORM = {
+    *("L1", "ElasticNet-l2-half-of-l1", "ElasticNet-l2-fourfold", "WeightedL1", "LHalf", "L0"),
+    *("GroupLasso", "GroupL0"),
+}
+
+
+def test_the_zeroing_factor_is_the_edge_of_the_prox(
+    case: Case, w: Tensor, step: float | Tensor
+) -> None:
+    step = torch.as_tensor(step, dtype=w.dtype)
+    factors = case.make(0.3).zeroing_factor(w, step)
+    assert (factors is not None) == (case.name in IN_CLOSED_FORM)
+    if factors is None:
+        return
+    assert factors.shape == w.shape
+    for i in (w != 0).flatten().nonzero().flatten().tolist():
+        factor = factors.flatten()[i].item()
+        below, above = (case.make(0.3 * factor * f).prox(w, step) for f in (1 - 1e-4, 1 + 1e-4))
+        assert below.flatten()[i] != 0
+        assert above.flatten()[i] == 0
+
+
+@pytest.mark.parametrize("name", sorted(IN_CLOSED_FORM))
+def test_the_zeroing_factor_is_infinite_at_a_step_of_zero(name: str) -> None:
+    (case,) = (c for c in CASES if c.name == name)
+    found = case.make(0.3).zeroing_factor(torch.ones(2, 3), torch.tensor(0.0))
+    assert found is not None
+    assert bool((found == torch.inf).all())
+
+
 def test_no_finite_l2_makes_zero_stationary() -> None:
     assert L2(0.1).critical_strength(torch.tensor([0.0, 1e-30])) == math.inf
     assert L2(1e6).distance(torch.zeros(1), torch.ones(1)) == 1

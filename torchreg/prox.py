@@ -130,7 +130,8 @@ def soft_threshold_(w: Tensor, threshold: float | Tensor) -> Tensor:
         >>> soft_threshold_(torch.tensor([-3.0, -0.5, 1.5]), 1.0)
         tensor([-2.0000,  0.0000,  0.5000])
     """
-    if w.is_complex():
+    # softshrink takes the threshold in float32 beside a shorter type, clamp in that type.
+    if w.is_complex() or w.dtype in (torch.float16, torch.bfloat16):
         return w.copy_(soft_threshold(w, threshold))
     if isinstance(threshold, Tensor):
         return w.sub_(torch.clamp(w, -threshold, threshold))

@@ -51,11 +51,11 @@ class ProximalOptimizer(StandIn):
             turned its gradient estimate into a move: a float, a tensor shaped like the
             parameter, or a :class:`torchreg.StepSize`. Called once per parameter, right after
             its step.
-        compile: fuse metric and proximal map of L1, L2, ElasticNet and L0 into one kernel with
-            ``torch.compile``, under Adam, AdamW, AMSGrad, NAdam, RAdam, RMSprop and Adagrad:
-            several times faster, and the same to rounding. The first step then takes seconds
-            longer, once in a process for each kind of penalty and dtype, and needs a C++
-            compiler (on CUDA, Triton). All else takes the usual way.
+        compile: on the CPU, fuse metric and proximal map of L1, L2, ElasticNet and L0 into one
+            kernel with ``torch.compile``, under Adam, AdamW, AMSGrad, NAdam, RAdam, RMSprop and
+            Adagrad: several times faster, and the same to rounding. The first step then takes
+            seconds longer, once in a process for each kind of penalty and dtype, and needs a C++
+            compiler. All else takes the usual way.
 
     Raises:
         TypeError: no metric is known for the optimizer; it is already proximal, or no

@@ -128,6 +128,21 @@ class Penalty(nn.Module, ABC):
         proximal optimizer uses it to tell a settled curvature estimate from an empty one.
         """
 
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor | None:  # noqa: ARG002
+        """For each weight the multiple of the strength from which on :meth:`prox` zeroes it.
+
+        :class:`torchreg.TargetSparsity` ranks weights by it. None where it has no closed form:
+        there a bisection over the strength takes its place.
+
+        Args:
+            w: any shape.
+            step: of w's real type, 0-d or shaped like w; the factor is infinite where it is 0.
+
+        Returns:
+            Shaped like w; not defined where w is 0.
+        """
+        return None
+
     def check_shape(self, shape: torch.Size) -> None:
         """Raise a ValueError if P is not defined on weights of this shape. Called when bound."""
 

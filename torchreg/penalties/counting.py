@@ -83,6 +83,10 @@ class L0(Radial):
         """0: at any strength above it every zero is stationary."""
         return 0.0
 
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
+        """``w^2 / (2 * l0 * step)``."""
+        return w.abs().square() / (2 * self.l0 * step)
+
     def slope(self, w: Tensor) -> float:  # type: ignore[override]  # noqa: ARG002
         """0: a kept weight is free."""
         return 0.0
@@ -153,6 +157,10 @@ class LHalf(Radial):
     def critical_strength(self, grad: Tensor) -> float:  # noqa: ARG002  (whatever the gradient)
         """0: at any strength above it every zero is stationary."""
         return 0.0
+
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
+        """``(|w| / 1.5)^1.5 / (strength * step)``."""
+        return (w.abs() / 1.5) ** 1.5 / (self.strength * step)
 
     def extra_repr(self) -> str:
         """Show the strength as the constructor takes it."""

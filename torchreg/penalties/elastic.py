@@ -70,6 +70,11 @@ class Elastic(Penalty):
         kept, zeroed = (smooth + l1 * w.sgn()).abs(), (smooth.abs() - l1).clamp(min=0)
         return torch.where(w == 0, zeroed, kept)
 
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor | None:
+        """``|w| / (l1 * step)``; None without an l1, which alone makes zeros."""
+        l1, _ = self.elastic_net
+        return w.abs() / (l1 * step) if l1 > 0 else None
+
     def slope(self, w: Tensor) -> Tensor | float:
         """``l1 + 2 * l2 * |w|``."""
         return prox.slope(w, *self.elastic_net)

@@ -64,6 +64,11 @@ class GroupLasso(Grouped):
         """:func:`torchreg.penalties.newton.shrink_groups`."""
         return shrink_groups(members, self._radius(members) * step)
 
+    def zeroing(self, members: Tensor, step: Tensor) -> Tensor:
+        """``norm(w / step)`` of the group, over its radius."""
+        ratio = torch.where(members == 0, 0.0, members.abs() / step)
+        return norms(ratio) / self._radius(members)
+
     def residual(self, members: Tensor, grad: Tensor) -> Tensor:
         """To {strength * w / norm(w)} at kept groups, to the ball of that radius at zero ones."""
         return from_ball(members, grad, self._radius(members))

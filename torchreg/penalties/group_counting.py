@@ -62,9 +62,12 @@ class GroupL0(Grouped):
 
     def shrink(self, members: Tensor, step: Tensor) -> Tensor:
         """The group where it is worth more than its price, else 0."""
-        size = members.abs()
-        worth = torch.where(size == 0, 0.0, size.square() / (2 * step)).sum(dim=1, keepdim=True)
-        return torch.where(worth <= self.strength * self._price(members), 0.0, members)
+        price = self.strength * self._price(members)
+        return torch.where(_worth(members, step) <= price, 0.0, members)
+
+    def zeroing(self, members: Tensor, step: Tensor) -> Tensor:
+        """``sum(w^2 / (2 * step))`` of the group, over its price."""
+        return _worth(members, step) / (self.strength * self._price(members))
 
     def residual(self, members: Tensor, grad: Tensor) -> Tensor:
         """``grad`` at kept groups; 0 at zero ones, where every gradient is allowed."""
@@ -81,6 +84,12 @@ class GroupL0(Grouped):
 
     def _price(self, members: Tensor) -> float:
         return float(members.shape[1]) if self.by_size else 1.0
+
+
+def _worth(members: Tensor, step: Tensor) -> Tensor:
+    """What the quadratic model expects to lose with each group, (groups, 1)."""
+    size = members.abs()
+    return torch.where(size == 0, 0.0, size.square() / (2 * step)).sum(dim=1, keepdim=True)
 
 
 @final

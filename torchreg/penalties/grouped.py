@@ -67,6 +67,16 @@ class Grouped(Penalty):
     def shrink(self, members: Tensor, step: Tensor) -> Tensor:
         """The proximal map of (groups, members), the step 0-d or alike; the strength is not 0."""
 
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor | None:
+        """One number for all members of a group, shaped like w."""
+        members, back = split(self.groups, w)
+        found = self.zeroing(members, self.groups(step) if step.dim() > 0 else step)
+        return None if found is None else back(found.expand(members.shape).to(members.dtype)).abs()
+
+    def zeroing(self, members: Tensor, step: Tensor) -> Tensor | None:  # noqa: ARG002
+        """:meth:`zeroing_factor` of each group, (groups, 1); None where there is no closed form."""
+        return None
+
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """The size of each coordinate of the vector from ``-grad`` to the subdifferential.
 

@@ -83,6 +83,10 @@ class WeightedL1(Penalty):
         size = grad.abs()
         return float(torch.where(size == 0, 0.0, size / self._fitted(grad)).max())
 
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
+        """``|w| / (l1 * factors * step)``; infinite for a free weight, 0 for one that is held."""
+        return w.abs() / (self._scaled(w) * step)
+
     def slope(self, w: Tensor) -> Tensor:
         """``l1 * factors``."""
         return self._scaled(w)

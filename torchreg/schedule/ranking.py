@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchreg.penalties import L0, L1, ElasticNet, Penalty
+from torchreg.penalties import Penalty
 from torchreg.schedule.strength import scale
 
 DIVERGED = (
@@ -34,17 +34,10 @@ class Ranked(NamedTuple):
     @property
     def score(self) -> Tensor | None:
         """The factor at which each weight becomes zero, where that has a closed form."""
-        if isinstance(self.penalty, L0):
-            score = self.weight.abs().square() / (2 * self.base["l0"] * self._step)
-        elif isinstance(self.penalty, L1 | ElasticNet) and self.base["l1"] > 0:
-            score = self.weight.abs() / (self.base["l1"] * self._step)
-        else:
-            return None
-        return torch.where(self.weight == 0, 0.0, score)  # infinite where the step is 0
-
-    @property
-    def _step(self) -> Tensor:
-        return torch.as_tensor(self.step, dtype=self.weight.abs().dtype)
+        scale(self.penalty, dict(self.base), 1.0)
+        step = torch.as_tensor(self.step, dtype=self.weight.abs().dtype, device=self.weight.device)
+        score = self.penalty.zeroing_factor(self.weight, step)
+        return None if score is None else torch.where(self.weight == 0, 0.0, score)
 
     def kept(self, factor: float) -> Tensor:
         """What is nonzero after the proximal map, as bools shaped like the weight."""
