@@ -25,6 +25,12 @@ _ELSEWHERE = {"data_dir", "out", "fresh", "device"}
 PHASES = ("dense", "penalised", "debiased")
 """The folders that a run may leave, in the order in which they are trained."""
 
+# What a run must have in common with the one that a flag of its own names.
+_SHARED = {
+    "start": ("task", "model", "seed", "validation", "limit"),
+    "teacher": ("task", "seed", "validation", "limit"),
+}
+
 # What is read of a checkpoint, and of a result.
 _STATE = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "rows"}
 _RESULT = {"task": str, "flags": dict, "phases": dict}
@@ -94,6 +100,39 @@ def last_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return kept, read_json(noted)
 
 
+def weights_given(flag: str, task: str, flags: Flags) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The last weights of the run that ``--start`` or ``--teacher`` names, and its flags.
+
+    Raises:
+        FolderError: no trained run; a teacher that is not finished, and would be another when this
+            run is resumed; weights that are not finite; a run of another task or network, or one
+            that held out other images for validation, some of which it was trained on: this run's
+            validation would be worth nothing.
+    """
+    folder: Path = getattr(flags, flag)
+    state, other = last_weights(folder)
+    asked = {"task": task, **settings_of(flags)}
+    what = "network" if "model" in _SHARED[flag] else "task"
+    for key in _SHARED[flag]:
+        if other.get(key) != asked[key]:
+            raise FolderError(
+                f"--{flag} {folder} is a run with {key} {other.get(key)}, and this one has "
+                f"{asked[key]}: they must have the {what} and the held-out images in common. Name "
+                "another run, or give this one the flags of that."
+            )
+    if flag == "teacher" and not (folder / "result.json").exists():
+        raise FolderError(
+            f"--{flag} {folder} is a run that is not finished (it has no result.json). Give its "
+            "command again, and then this one."
+        )
+    if unusable := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise FolderError(
+            f"--{flag} {folder} is a run that diverged ({unusable[0]} is not finite). Name "
+            "another run, or train it again with a lower --lr and --fresh."
+        )
+    return state, other
+
+
 def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -> Path:
     """Take the folder of a run, new or to be resumed, and note the flags in it.
 
@@ -107,12 +146,13 @@ def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -
 
     Raises:
         FolderError: the folder belongs to a run with other flags, to no run, or is to be set aside
-            while another process is at work in it.
+            while another process is at work in it; or a run that the flags name is not fit for it.
     """
     name = f"{task}-{flags.model}-{flags.penalty}"
     if flags.penalty != "none":
         asked = f"{flags.strength:g}" if flags.strength else f"density-{flags.density:g}"
         name += f"-{asked}" + (f"-{flags.l2:g}" if flags.l2 else "") + f"-{flags.mode}"
+    name += "-taught" * (flags.teacher is not None)
     folder = flags.out or Path("runs") / f"{name}-seed{flags.seed}"
     settings = {"task": task, **settings_of(flags)}
     aside = flags.fresh and folder.exists()
@@ -132,6 +172,13 @@ def claim(task: str, flags: Flags, check: Callable[[], object] = lambda: None) -
             f"{folder} exists and is no run of these scripts (it has no settings.json). Give "
             "another --out."
         )
+    for flag in _SHARED:
+        if (given := getattr(flags, flag)) is not None:
+            weights_given(flag, task, flags)
+            if aside and given.resolve() == folder.resolve():
+                raise FolderError(
+                    f"--fresh would set {folder} aside, and --{flag} names it. Give another --out."
+                )
     check()
     if aside:
         number = next(n for n in range(1, 10_000) if not Path(f"{folder}.{n}").exists())

@@ -51,6 +51,7 @@ class Flags(argparse.Namespace):
     weight_decay: float
     momentum: float
     start: Path | None
+    teacher: Path | None
     warmup: float
     epochs: int
     debias_epochs: int
@@ -152,6 +153,13 @@ def parser(
         type=Path,
         metavar="RUN",
         help="begin with the weights of this finished run of the same network, such as a dense one",
+    )
+    group.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="RUN",
+        help="ask for the outputs of the network of this finished run beside the labels; it may "
+        "be another --model, of the same held-out images",
     )
     group.add_argument("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help=" ")
     group.add_argument("--lr", type=rate, default=2e-3, help="at its peak; a cosine follows")

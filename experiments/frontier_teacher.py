@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments import distillation
 from experiments.cli import FolderError
 from experiments.data import MNIST_SOURCE, Batches, Images
 from experiments.mnist import MODELS
@@ -21,36 +22,21 @@ from experiments.results import write_bytes
 
 @dataclass(frozen=True)
 class Teacher:
-    """How the dense network is trained, and how its outputs are used.
-
-    Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network" (2015).
-    """
+    """How the dense network is trained, and how its outputs are used."""
 
     epochs: int = 30
     lr: float = 2e-3
     batch_size: int = 128
     input_dropout: float = 0.2
     dropout: float = 0.3
-    temperature: float = 2.0
-    """What its outputs, and those of the sparse network, are divided by before the softmax."""
-    share: float = 0.8
-    """Of the loss, what asks for its outputs; the rest asks for the labels."""
+    temperature: float = distillation.TEMPERATURE
+    share: float = distillation.SHARE
 
     def loss(self, outputs: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropies to the labels and to the softened outputs of the dense network.
-
-        The latter counts temperature squared, so that its gradient keeps its size.
-
-        Args:
-            outputs: (batch, classes), of the sparse network.
-            logits: (batch, classes), of the dense one.
-            labels: (batch,), of the images.
-        """
-        soft = F.cross_entropy(
-            outputs / self.temperature, (logits / self.temperature).softmax(dim=1)
+        """The loss of the sparse network, as in :func:`experiments.distillation.loss`."""
+        return distillation.loss(
+            outputs, logits, labels, temperature=self.temperature, share=self.share
         )
-        hard = F.cross_entropy(outputs, labels)
-        return (1 - self.share) * hard + self.share * self.temperature**2 * soft
 
 
 def logits(

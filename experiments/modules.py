@@ -1,6 +1,7 @@
 """The networks as LightningModules: a dense baseline, and the same with a penalty."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassAccuracy
 
 import torchreg as tr
+from experiments import distillation
 from experiments.cli import Flags
 from experiments.penalties import GROUPED, SINGLE, groupings
 from torchreg.lightning import RegularizedMixin
@@ -27,6 +29,7 @@ class Classifier(pl.LightningModule):
         flags: optimizer and schedule.
         lr: at its peak.
         epochs: the length of the schedule.
+        teacher: from images to the logits that are asked for beside the labels, in training.
     """
 
     def __init__(
@@ -37,10 +40,11 @@ class Classifier(pl.LightningModule):
         *,
         lr: float,
         epochs: int,
+        teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.flags, self.epochs = model, flags, epochs
-        self.lr = lr
+        self.lr, self.teacher = lr, teacher
         self.accuracies = nn.ModuleDict(
             {
                 f"{split}_accuracy": MulticlassAccuracy(classes, average="micro")
@@ -52,7 +56,10 @@ class Classifier(pl.LightningModule):
     def _loss(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         logits = self.model(x)
-        loss = F.cross_entropy(logits, y)
+        if split == "train" and self.teacher is not None:
+            loss = distillation.loss(logits, self.teacher(x), y)
+        else:
+            loss = F.cross_entropy(logits, y)
         accuracy = self.accuracies[f"{split}_accuracy"]
         assert isinstance(accuracy, MulticlassAccuracy)
         accuracy(logits, y)
@@ -62,7 +69,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:  # noqa: ARG002
-        """The mean cross entropy, without any penalty."""
+        """The mean cross entropy, or the loss of who is taught; without any penalty."""
         return self._loss("train", batch)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:  # noqa: ARG002

@@ -21,9 +21,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
-from experiments.artifacts import WholeCheckpoints, last_weights, settings_of
-from experiments.cli import Flags, FolderError
+from experiments.artifacts import WholeCheckpoints, weights_given
+from experiments.cli import Flags
 from experiments.data import Batches, Images, Source, hold_out, read
+from experiments.distillation import taught_by
 from experiments.modules import Classifier, SparseClassifier, make_regularizer
 from experiments.rows import Report, Rows, diverged
 from torchreg.lightning import SparsityMonitor, TargetSparsity
@@ -94,19 +95,12 @@ def train(
         )
     model = task.model(task.source.classes).to(memory_format=torch.channels_last)
     if flags.start is not None:
-        begin_with(model, task, flags)
+        model.load_state_dict(weights_given("start", task.name, flags)[0])
+    teaching = teacher(task, flags)
     example = next(iter(Batches(images.at(slice(0, 2)), task.source, 2)))[0]
     phases: list[Phase] = []
     for name, epochs, lr in plan(flags):
-        options: dict[str, Any] = {"lr": lr, "epochs": epochs}
         held = name == "debiased"
-        module = (
-            Classifier(model, task.source.classes, flags, **options)
-            if name == "dense"
-            else SparseClassifier(
-                model, task.source.classes, flags, held=held, example=example, **options
-            )
-        )
         place = folder / name
         callbacks = [Rows(name, report, quiet=quiet), SparsityMonitor(), *checkpoints(place)]
         if name == "penalised":
@@ -118,6 +112,16 @@ def train(
             callbacks=callbacks,
         )
         device = trainer.strategy.root_device
+        options: dict[str, Any] = {"lr": lr, "epochs": epochs}
+        if teaching is not None:
+            options["teacher"] = taught_by(teaching, trainer)
+        module = (
+            Classifier(model, task.source.classes, flags, **options)
+            if name == "dense"
+            else SparseClassifier(
+                model, task.source.classes, flags, held=held, example=example, **options
+            )
+        )
         batches = Batches(
             fitted,
             task.source,
@@ -141,23 +145,20 @@ def train(
     return phases
 
 
-def begin_with(model: nn.Module, task: Task, flags: Flags) -> None:
-    """Load the weights that another run has ended with.
+def teacher(task: Task, flags: Flags) -> nn.Module | None:
+    """The network of ``--teacher`` with the weights that its run has ended with, if it is given.
 
     Raises:
-        FolderError: it is of another network, or held out other images for validation, some of
-            which it was trained on: this run's validation would be worth nothing.
+        FolderError: the run is not one to learn from.
     """
-    assert flags.start is not None
-    state, other = last_weights(flags.start)
-    asked = {"task": task.name, **settings_of(flags)}
-    for key in ("task", "model", "seed", "validation", "limit"):
-        if other.get(key) != asked[key]:
-            raise FolderError(
-                f"--start {flags.start} is a run with {key} {other.get(key)}, and this one has "
-                f"{asked[key]}: they must have the network and the held-out images in common."
-            )
-    model.load_state_dict(state)
+    if flags.teacher is None:
+        return None
+    from experiments.shrink import MODELS  # it has the models of all scripts, which import this
+
+    state, other = weights_given("teacher", task.name, flags)
+    network = MODELS[other["model"]](task.source.classes)
+    network.load_state_dict(state)
+    return network.to(memory_format=torch.channels_last)
 
 
 def plan(flags: Flags) -> list[tuple[str, int, float]]:
