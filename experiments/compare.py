@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from experiments.artifacts import read_result
+from experiments.checkpoints import NAMED, given
 from experiments.cli import told
 from experiments.published import BY_TASK
 from experiments.results import table, write_figure, write_text
@@ -68,8 +69,8 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
-        flags = {k: str(v) for k, v in sorted(run["flags"].items()) if k not in _SAME}
-        members = groups.setdefault((run["task"], *flags.items(), *run["phases"]), [])
+        flags = sorted(_telling(run).items())
+        members = groups.setdefault((run["task"], *flags, *run["phases"]), [])
         for other in members:
             if other["flags"]["seed"] == run["flags"]["seed"]:
                 raise ValueError(
@@ -97,15 +98,23 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
+def _telling(run: Mapping[str, Any]) -> dict[str, str]:
+    """The flags that set a run apart; of a run that it was given, only that there was one.
+
+    A teacher has the seed in common with its pupil, so each seed has one of its own.
+    """
+    flags = {k: v for k, v in given(run["flags"]).items() if k not in _SAME}
+    return {k: "given" if k in NAMED else str(v) for k, v in flags.items()}
+
+
 def _setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """Name a run by model and penalty, and by what it does not share with namesakes."""
-    flags = run["flags"]
-    alike = [other["flags"] for other in runs if _base(other, runs) == _base(run, runs)]
+    flags = _telling(run)
+    alike = [_telling(other) for other in runs if _base(other, runs) == _base(run, runs)]
     words = [
-        f"{key.replace('_', '-')} {'default' if value is None else value}"
-        for key in sorted({key for other in alike for key in other} - _SAME)
-        for value in [flags.get(key)]
-        if len({str(other.get(key)) for other in alike}) > 1
+        f"{key.replace('_', '-')} {flags.get(key, 'default')}"
+        for key in sorted({key for other in alike for key in other})
+        if len({other.get(key) for other in alike}) > 1
     ]
     return " ".join([_base(run, runs), *words])
 
@@ -120,6 +129,7 @@ def _base(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
         words.append(f"to {density:.1%}" if density else f"{flags['strength']:g}")
         words += [f"+ {flags['l2']:g}"] * bool(flags["l2"])
         words += ["in the loss"] * (flags["mode"] == "loss")
+    words += ["from a run"] * bool(flags.get("start")) + ["taught"] * bool(flags.get("teacher"))
     return " ".join(words)
 
 
@@ -133,6 +143,7 @@ def _series(run: Mapping[str, Any], phase: str, runs: Sequence[Mapping[str, Any]
         + ("in the loss " if flags["mode"] == "loss" and flags["penalty"] != "none" else "")
         + phase
     ]
+    words += ["taught"] * bool(flags.get("teacher"))
     if limit := flags.get("limit"):
         words.append(f"{limit} images")
     return ", ".join(words)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import torchreg as tr
 from experiments import cifar10, cli, deployed, mnist
-from experiments.artifacts import last_weights
+from experiments.checkpoints import last_weights
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE, MNIST_SOURCE, Batches, read
 from experiments.results import table, write_bytes, write_figure, write_json, write_text
 from torchreg.plots import kept_channels

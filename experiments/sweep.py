@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from experiments import cifar10, cli, mnist
-from experiments.artifacts import settings_of
+from experiments.checkpoints import differing, settings_of
 from experiments.flag_types import amount, positive
 from experiments.results import read_json, table, write_figure, write_json, write_text
 from experiments.training import Task, plan, train
@@ -64,12 +64,9 @@ def open_study(folder: Path, settings: dict[str, Any], seed: int) -> optuna.Stud
         cli.FolderError: the folder holds a study with other flags.
     """
     noted = folder / "settings.json"
-    if noted.exists() and (before := read_json(noted)) != settings:
-        differing = sorted(
-            key for key in {*before, *settings} if before.get(key) != settings.get(key)
-        )
+    if noted.exists() and (others := differing(read_json(noted), settings)):
         raise cli.FolderError(
-            f"{folder} holds a study with other flags ({', '.join(differing)} differ): its trials "
+            f"{folder} holds a study with other flags ({', '.join(others)} differ): its trials "
             "do not compare with these. Give the same flags, or another --study."
         )
     write_json(noted, settings)

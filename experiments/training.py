@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
-from experiments.artifacts import WholeCheckpoints, weights_given
+from experiments.checkpoints import WholeCheckpoints, weights_given
 from experiments.cli import Flags
 from experiments.data import Batches, Images, Source, hold_out, read
 from experiments.distillation import taught_by

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments import cli, compare, mnist
-from experiments.artifacts import settings_of
+from experiments.checkpoints import settings_of
 from experiments.training import train
 from tests.datasets import write_mnist
 
@@ -70,6 +70,38 @@ def test_other_differences_are_named(tmp_path: Path) -> None:
     text = compare.compare(runs, None)
     assert "lr 0.001" in text
     assert "lr 0.002" in text
+
+
+def test_taught_seeds_are_averaged_each_with_its_own_teacher(tmp_path: Path) -> None:
+    errors = {"penalised": 0.02}
+    runs = [
+        write_run(tmp_path / name, "--strength", "1e-4", "--seed", seed, *more, errors=errors)
+        for name, seed, more in (
+            ("taught0", "0", ["--teacher", "dense0"]),
+            ("taught1", "1", ["--teacher", "dense1"]),
+            ("started0", "0", ["--start", "dense0"]),
+            ("plain0", "0", []),
+        )
+    ]
+    rows = compare.collect(compare.read_runs(runs))
+    assert [(row.setting, row.seeds) for row in rows] == [
+        ("lenet-300-100 l1 0.0001 taught", 2),
+        ("lenet-300-100 l1 0.0001 from a run", 1),
+        ("lenet-300-100 l1 0.0001", 1),
+    ]
+
+
+def test_a_run_of_an_older_version_lacks_the_newer_flags_and_is_averaged(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / n, "--strength", "1e-4", "--seed", n, errors={"penalised": 0.02})
+        for n in ("0", "1")
+    ]
+    result = json.loads((runs[0] / "result.json").read_text())
+    for flag in ("start", "teacher", "each_layer"):
+        del result["flags"][flag]
+    (runs[0] / "result.json").write_text(json.dumps(result))
+    (row,) = compare.collect(compare.read_runs(runs))
+    assert row.seeds == 2
 
 
 def test_runs_that_differ_in_a_phase_are_told_apart(tmp_path: Path) -> None:

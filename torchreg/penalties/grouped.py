@@ -30,6 +30,11 @@ class Grouped(Penalty):
             self.formula = self.formula_by_size
         self._covered: set[torch.Size] = set()
 
+    @property
+    def idle(self) -> bool:
+        """At strength 0."""
+        return self.strength == 0
+
     def check_shape(self, shape: torch.Size) -> None:
         """Raise unless the groups take each element once. Looked at once for a shape."""
         if shape not in self._covered:
@@ -48,7 +53,7 @@ class Grouped(Penalty):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """The minimiser, group by group, for a scalar step and for one per coordinate."""
         check_step(w, step)
-        if self.strength == 0:
+        if self.idle:
             return w.clone()
         self.check_shape(w.shape)
         members, back = split(self.groups, w)
