@@ -7,6 +7,7 @@ from torch import Tensor
 
 import torchreg as tr
 from experiments import artifacts
+from experiments.checkpoints import settings_of
 from experiments.cli import Flags
 from experiments.data import Batches, read
 from experiments.lock import alone_in
@@ -56,7 +57,7 @@ def _run(task: Task, flags: Flags, folder: Path) -> dict[str, Any]:
     rows = [row for phase in phases for row in phase.module.rows]
     result = {
         "task": task.name,
-        "flags": {k: v for k, v in artifacts.settings_of(flags).items() if k not in _PLACES},
+        "flags": {k: v for k, v in settings_of(flags).items() if k not in _PLACES},
         "phases": {name: numbers for name, (numbers, _) in measured.items()},
         "seconds": sum(row["seconds"] for row in rows),
         "test_images": len(test),
