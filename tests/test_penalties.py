@@ -225,7 +225,7 @@ def test_critical_strength_without_a_gradient_is_zero(case: Case) -> None:
 
 IN_CLOSED_FORM = {
     *("L1", "ElasticNet-l2-half-of-l1", "ElasticNet-l2-fourfold", "WeightedL1", "LHalf", "L0"),
-    *("GroupLasso", "GroupL0"),
+    *("MCP", "MCP-steep", "SCAD", "SCAD-steep", "GroupLasso", "GroupL0"),
 }
 
 

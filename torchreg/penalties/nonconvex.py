@@ -68,6 +68,10 @@ class MCP(Radial):
         hard = torch.where(size <= jump, 0.0, size)
         return torch.where(step < self.concavity, firm, hard)
 
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
+        """``|w| / (strength * min(step, sqrt(concavity * step)))``."""
+        return w.abs() / (self.strength * step.minimum((self.concavity * step).sqrt()))
+
     def critical_strength(self, grad: Tensor) -> float:
         """``max|grad|``, as for L1; 0 for an empty tensor."""
         return largest(grad)
@@ -140,6 +144,10 @@ class SCAD(Radial):
             first * math.sqrt(self.concavity + 1) * step.sqrt(),
         )
         return torch.where(step < span, convex, torch.where(size <= jump, soft, size))
+
+    def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
+        """``|w| / (strength * min(step, sqrt((concavity + 1) * step)))``."""
+        return w.abs() / (self.strength * step.minimum(((self.concavity + 1) * step).sqrt()))
 
     def critical_strength(self, grad: Tensor) -> float:
         """``max|grad|``, as for L1; 0 for an empty tensor."""
