@@ -1,22 +1,14 @@
 """Accuracy against sparsity on CIFAR-10 or CIFAR-100: a VGG for the CPU, larger ones for a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from experiments import cli
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE
-from experiments.models import resnet18, resnet56, small_vgg, vgg16_bn
+from experiments.models import FOR_CIFAR
 from experiments.run import run
 from experiments.training import Task
-
-MODELS: dict[str, Callable[[int], nn.Module]] = {
-    "small-vgg": small_vgg,
-    "resnet18": resnet18,
-    "resnet56": resnet56,
-    "vgg16-bn": vgg16_bn,
-}
 
 DESCRIPTION = """\
 Train a convolutional network on CIFAR with a penalty, exact zeros included, then without it on
@@ -43,13 +35,13 @@ def fastest_precision() -> str:
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Task, cli.Flags]:
     """Read the flags of this script."""
-    made = cli.parser("cifar10", DESCRIPTION, MODELS)
+    made = cli.parser("cifar10", DESCRIPTION, FOR_CIFAR)
     made.add_argument("--cifar100", action="store_true", help="the data set with 100 classes")
     made.set_defaults(epochs=15, lr=5e-3, warmup=1.0, shift=4, flip=True)
     made.set_defaults(precision=fastest_precision())
     flags = cli.parse(made, argv)
     name, source = ("cifar100", CIFAR100_SOURCE) if flags.cifar100 else ("cifar10", CIFAR10_SOURCE)
-    return Task(name, source, MODELS[flags.model]), flags
+    return Task(name, source, FOR_CIFAR[flags.model]), flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from experiments import distillation
 from experiments.cli import FolderError
 from experiments.data import MNIST_SOURCE, Batches, Images
-from experiments.mnist import MODELS
+from experiments.models import FOR_MNIST
 from experiments.results import write_bytes
 
 
@@ -57,7 +57,7 @@ def logits(
         FolderError: the file is of another recipe, or of other images.
     """
     torch.manual_seed(10_000 + seed)
-    network, first, hidden = with_dropout(MODELS[model](10))
+    network, first, hidden = with_dropout(FOR_MNIST[model](10))
     recipe = {**asdict(teacher), "images": len(images)}
     if file.exists():
         found = torch.load(file, weights_only=True)

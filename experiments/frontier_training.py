@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import torchreg as tr
 from experiments.data import MNIST_SOURCE, Batches, Images
 from experiments.frontier_teacher import Teacher, with_dropout
-from experiments.mnist import MODELS
+from experiments.models import FOR_MNIST
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Training:
             places, MNIST_SOURCE, recipe.batch_size, seed=setting.seed, shift=setting.shift
         )
         self.steps = setting.epochs * len(self.batches)
-        self.model, first, self.dropouts = with_dropout(MODELS[setting.model](10))
+        self.model, first, self.dropouts = with_dropout(FOR_MNIST[setting.model](10))
         first.p = recipe.input_dropout
         self.regularizer = tr.Regularizer(self.model, tr.L0(1.0))
         adam = torch.optim.Adam(self.model.parameters(), lr=recipe.lr, fused=True)

@@ -1,19 +1,12 @@
 """Accuracy against sparsity on MNIST, with the two LeNets that sparsity papers report on."""
 
-from collections.abc import Callable, Sequence
-
-from torch import nn
+from collections.abc import Sequence
 
 from experiments import cli
 from experiments.data import MNIST_SOURCE
-from experiments.models import LeNet5Caffe, LeNet300_100
+from experiments.models import FOR_MNIST
 from experiments.run import run
 from experiments.training import Task
-
-MODELS: dict[str, Callable[[int], nn.Module]] = {
-    "lenet-300-100": LeNet300_100,
-    "lenet-5-caffe": LeNet5Caffe,
-}
 
 DESCRIPTION = """\
 Train a LeNet on MNIST with a penalty, exact zeros included, then without it on the weights that
@@ -26,9 +19,9 @@ are left; test both.
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Task, cli.Flags]:
     """Read the flags of this script."""
-    made = cli.parser("mnist", DESCRIPTION, MODELS)
+    made = cli.parser("mnist", DESCRIPTION, FOR_MNIST)
     flags = cli.parse(made, argv)
-    return Task("mnist", MNIST_SOURCE, MODELS[flags.model]), flags
+    return Task("mnist", MNIST_SOURCE, FOR_MNIST[flags.model]), flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:

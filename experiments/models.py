@@ -5,7 +5,7 @@ weight count in a docstring counts weights alone: no biases, no normalisation.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -172,3 +172,17 @@ def resnet56(classes: int = 10) -> ResNet:
 def weights(model: nn.Module) -> int:
     """Count the weights of a model: tensors of two or more dimensions."""
     return sum(p.numel() for p in model.parameters() if p.dim() >= 2)
+
+
+FOR_MNIST: dict[str, Callable[[int], nn.Module]] = {
+    "lenet-300-100": LeNet300_100,
+    "lenet-5-caffe": LeNet5Caffe,
+}
+FOR_CIFAR: dict[str, Callable[[int], nn.Module]] = {
+    "small-vgg": small_vgg,
+    "resnet18": resnet18,
+    "resnet56": resnet56,
+    "vgg16-bn": vgg16_bn,
+}
+MODELS = FOR_MNIST | FOR_CIFAR
+"""The networks by the names of ``--model``, as functions of the number of classes."""

@@ -9,7 +9,7 @@ leaves is what can go; scattered zeros stay.
 
 import argparse
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 import torchreg as tr
-from experiments import cifar10, cli, deployed, mnist
+from experiments import cli, deployed
 from experiments.checkpoints import last_weights
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE, MNIST_SOURCE, Batches, read
+from experiments.models import MODELS
 from experiments.results import table, write_bytes, write_figure, write_json, write_text
 from torchreg.plots import kept_channels
 
 SOURCES = {"mnist": MNIST_SOURCE, "cifar10": CIFAR10_SOURCE, "cifar100": CIFAR100_SOURCE}
 BATCHES = (1, 128)
-MODELS: dict[str, Callable[[int], nn.Module]] = mnist.MODELS | cifar10.MODELS
 
 
 def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

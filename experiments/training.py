@@ -25,6 +25,7 @@ from experiments.checkpoints import WholeCheckpoints, weights_given
 from experiments.cli import Flags
 from experiments.data import Batches, Images, Source, hold_out, read
 from experiments.distillation import taught_by
+from experiments.models import MODELS
 from experiments.modules import Classifier, SparseClassifier, make_regularizer
 from experiments.rows import Report, Rows, diverged
 from torchreg.lightning import SparsityMonitor, TargetSparsity
@@ -153,8 +154,6 @@ def teacher(task: Task, flags: Flags) -> nn.Module | None:
     """
     if flags.teacher is None:
         return None
-    from experiments.shrink import MODELS  # it has the models of all scripts, which import this
-
     state, other = weights_given("teacher", task.name, flags)
     network = MODELS[other["model"]](task.source.classes)
     network.load_state_dict(state)

@@ -15,9 +15,9 @@ from torchvision.datasets import CIFAR10
 
 from experiments import cifar10, distillation, mnist
 from experiments.artifacts import claim
-from experiments.cifar10 import MODELS
 from experiments.data import CIFAR10_SOURCE, Batches, hold_out, read
 from experiments.frontier_teacher import Teacher
+from experiments.models import MODELS
 from tests.datasets import write_cifar
 from tests.test_experiments_run import assert_same_run, data, full_for, main, state
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import cifar10, mnist
-from experiments.models import weights
+from experiments.models import FOR_CIFAR, FOR_MNIST, MODELS, weights
 
 COUNTS = {
     "lenet-300-100": 266_200,
@@ -15,22 +14,22 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", [*mnist.MODELS, *cifar10.MODELS])
+@pytest.mark.parametrize("name", MODELS)
 def test_weights_and_logits(name: str) -> None:
-    model = {**mnist.MODELS, **cifar10.MODELS}[name](10)
+    model = MODELS[name](10)
     assert weights(model) == COUNTS[name]
-    shape = (1, 28, 28) if name in mnist.MODELS else (3, 32, 32)
+    shape = (1, 28, 28) if name in FOR_MNIST else (3, 32, 32)
     x = torch.randn(2, *shape).contiguous(memory_format=torch.channels_last)
     assert model(x).shape == (2, 10)
 
 
 def test_one_hundred_classes() -> None:
-    model = cifar10.MODELS["small-vgg"](100)
+    model = FOR_CIFAR["small-vgg"](100)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 100)
 
 
 def test_a_shortcut_without_weights_subsamples_and_pads() -> None:
-    block = cifar10.MODELS["resnet56"](10).get_submodule("stage2.0")
+    block = FOR_CIFAR["resnet56"](10).get_submodule("stage2.0")
     for parameter in block.parameters():
         nn.init.zeros_(parameter)
     x = torch.rand(1, 16, 4, 4)
