@@ -138,6 +138,38 @@ def test_a_residual_channel_goes_when_no_layer_reads_it() -> None:
     assert report.stays == ()
 
 
+def test_the_last_channel_of_a_layer_that_cannot_be_cut_stays_too() -> None:
+    """All can go but the last; then none can, and the last is no exception."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 5), nn.ReLU())
+    model.append(nn.Linear(5, 2))
+    zero(model.get_parameter("2.weight"), slice(None))
+    small, report = compacted(model.eval(), torch.randn(3, 4), [torch.randn(3, 4)])
+    assert small.get_submodule("0").out_features == 6
+    assert any(stay.layer == "2" and "differ" in stay.reason for stay in report.stays)
+
+
+def test_a_layer_used_twice_with_its_channels_swapped_between_is_left_alone() -> None:
+    class Swapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(8)
+            self.cell, self.one, self.two = nn.GRUCell(8, 6), nn.Linear(4, 8), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(torch.cat(self.norm(self.one(x)).chunk(2, 1)[::-1], 1))
+            out: Tensor = self.two(self.cell(x, self.cell(x)))
+            return out
+
+    model = Swapped().eval()  # around which torch-pruning's walk goes for ever
+    zero(model.two.weight, (slice(None), 1))
+    zero(model.one.weight, 1)
+    x = torch.randn(3, 4)
+    small, report = tr.compact(model, x)
+    assert all(change.kept == 1 for change in report.layers.values())
+    assert torch.equal(small(x), model(x))
+    assert tr.removable_groups(model, x) == {}
+
+
 def test_tied_weights_stay_tied() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

@@ -86,6 +86,7 @@ class Through(nn.Module):
         (nn.Linear(6, 8), torch.relu, nn.Linear(8, 2), True),
         (nn.Linear(6, 8), lambda x: x.softmax(1), nn.Linear(8, 2), False),
         (nn.Linear(6, 8), lambda x: x.flip(1), nn.Linear(8, 2), False),
+        (nn.Linear(6, 8), lambda x: x.cumsum(1), nn.Linear(8, 2), False),
         (nn.Linear(6, 8), lambda x: x[:, [3, 1, 0, 2]], nn.Linear(4, 2), False),
         (nn.Linear(6, 8), lambda x: x.view(-1, 4, 2).amax(2), nn.Linear(4, 2), False),
         (nn.Linear(6, 16), lambda x: nn.functional.glu(x, 1), nn.Linear(8, 2), False),
@@ -107,3 +108,9 @@ def test_a_channels_last_flatten_has_no_blocks_of_columns() -> None:
     assert tr.removable_groups(model, x) == {}
     usual = Through(nn.Conv2d(1, 8, 3), lambda x: x.flatten(1), nn.Linear(288, 2))
     assert set(tr.removable_groups(usual, x)) == {"second.weight"}
+
+
+def test_one_channel_of_a_grouped_convolution_cannot_go_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 6, 1))
+    model.append(nn.Conv2d(6, 2, 1))
+    assert list(tr.removable_groups(model, torch.randn(2, 3, 6, 6))) == ["3.weight"]

@@ -1,5 +1,6 @@
 """What is refused, with the mend, and that the model of the caller is left alone."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,38 @@ def test_an_example_that_is_none(given: Any, error: type[Exception], told: str) 
         tr.latency(model, model, given)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "error", "told"),
+    [
+        (lambda _, x: (nn.Sequential(nn.LazyLinear(3)).eval(), x), ValueError, "is lazy"),
+        (lambda m, x: (m.to("meta"), x.to("meta")), ValueError, "load the weights first"),
+        (lambda m, x: (m, x.to_sparse()), TypeError, r"call \.to_dense\(\)"),
+    ],
+)
+def test_what_holds_no_plain_numbers(
+    spoil: Callable[[Any, Any], tuple[Any, Any]], error: type[Exception], told: str
+) -> None:
+    for reads in (tr.compact, tr.removable_groups, tr.to_csr):
+        model, x = spoil(nn.Linear(4, 2).eval(), torch.randn(2, 4))
+        with pytest.raises(error, match=told):
+            reads(model, x)
+
+
+def test_in_inference_mode_there_is_nothing_to_trace() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).eval(), torch.randn(2, 4)
+    for reads in (tr.compact, tr.removable_groups):
+        with torch.inference_mode(), pytest.raises(RuntimeError, match="outside of it"):
+            reads(model, x)
+
+
+def test_a_layer_without_inputs_has_a_density() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its initialisation
+        model = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 2)).eval()
+    _, measured = tr.to_csr(model, torch.randn(2, 4), seconds=0.001)
+    assert [one.density for one in measured.values()] == [0, 0]
+
+
 def test_outputs_that_are_not_finite_are_told_with_their_cause() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
     with pytest.raises(ValueError, match=r"Its weights are finite: pass an example"):
@@ -178,3 +211,51 @@ def test_what_has_no_sparse_product_is_refused() -> None:
         tr.to_csr(model, x)
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Linear, found Conv2d"):
         tr.compaction.CSRLinear(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]
+
+
+class Beside(nn.Module):
+    """Two hidden layers, and an input that autograd does not follow."""
+
+    def __init__(self, enter: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.bag = enter, nn.EmbeddingBag(9, 6)
+        self.table = nn.Parameter(torch.randn(9, 6))
+        self.one, self.two, self.head = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        hidden = self.enter(self.one(x), self.table, ids)
+        if hidden.dim() == 3:
+            hidden = self.bag(ids)
+        out: Tensor = self.head(self.two(hidden).relu())
+        return out
+
+
+def in_place(hidden: Tensor, ids: Tensor, part: slice) -> Tensor:
+    hidden[:, part].mul_(ids[:, :1] == 1)
+    return hidden
+
+
+@pytest.mark.parametrize(
+    "enter",
+    [
+        lambda hidden, _, ids: hidden * (ids[:, :1] == 1),
+        lambda hidden, _, ids: hidden.masked_fill(ids[:, :1] != 1, 0.0),
+        lambda hidden, _, ids: in_place(hidden, ids, slice(None)),
+        lambda hidden, _, ids: in_place(hidden, ids, slice(3)),
+        lambda _, table, ids: table[ids[:, 0]],
+        lambda hidden, *_: hidden[None],
+    ],
+    ids=["product", "fill", "in place", "in place, in part", "table", "embedding bag"],
+)
+def test_an_input_without_gradients_is_no_constant(
+    enter: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    """A mask that is one all over the example, or a token that is alone in it, says nothing."""
+    model = Beside(enter).eval()
+    zero(model.one.weight, slice(1, 4))
+    zero(model.two.weight, (slice(None), 0))
+    x, ids = torch.randn(5, 4), torch.tensor([[1, 1], [1, 1], [5, 2], [0, 7], [8, 3]])
+    with untouched(model, x, ids):
+        small, _ = tr.compact(model, (x[:2], ids[:2]))
+    with torch.no_grad():
+        torch.testing.assert_close(small(x, ids), model(x, ids))

@@ -14,9 +14,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
+from torchreg.compaction.entering import Entering
 from torchreg.compaction.layers import Layer, is_depthwise, is_reader, is_through
 from torchreg.compaction.running import Example
 from torchreg.compaction.varying import find_varying
+from torchreg.compaction.walking import walk
 
 
 class Side(NamedTuple):
@@ -47,7 +49,8 @@ class Channels:
             lambda x: x.detach().clone().requires_grad_() * 1 if x.is_floating_point() else x
         )
         self._inputs = {x.grad_fn for x in live.tensors() if x.is_floating_point()}
-        self.graph = _trace(model, live)
+        with Entering(live.tensors()) as self._entering:
+            self.graph = _trace(model, live)
         names: dict[Any, str] = {module: name for name, module in model.named_modules()}
         names |= {parameter: name for name, parameter in model.named_parameters()}
         self.layers: dict[str, Layer] = {
@@ -58,22 +61,31 @@ class Channels:
         }
         self._names = names
         self._start: dict[Side, int] = {}
+        self._size: dict[Side, int] = {}
         self._parent: list[int] = []
         for name, layer in self.layers.items():
             for side, size in self._sizes(name, layer):
-                self._start[side] = len(self._parent)
+                self._start[side], self._size[side] = len(self._parent), size
                 self._parent += range(len(self._parent), len(self._parent) + size)
         self._produced: set[int] = set()
         self._why: dict[int, str] = {}
         self._join()
         self._number()
         self.varying = find_varying(
-            self.graph, names, self._inputs, lambda name: len(self.sides[Side(name, "through")])
+            self.graph,
+            names,
+            self._inputs | self._entering.nodes,
+            lambda name: len(self.sides[Side(name, "through")]),
         )
 
     @classmethod
     def of(cls, model: nn.Module, example: Example) -> Self:
         """The channels of a model, or an error that says what to do."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "the model is traced by autograd, which torch.inference_mode() switches off: call "
+                "this outside of it."
+            )
         try:
             return cls(model, example)
         except Exception as error:
@@ -113,47 +125,58 @@ class Channels:
         """Unite the positions that torch-pruning removes together, root by root."""
         for name, layer in self.layers.items():
             side = Side(name, "out") if Side(name, "out") in self._start else Side(name, "through")
-            root = self._start[side]
-            size = next(size for one, size in self._sizes(name, layer) if one == side)
+            root, size = self._start[side], self._size[side]
             if isinstance(layer, _NormBase | nn.PReLU) or self._produced.issuperset(
                 range(root, root + size)
             ):
                 continue
-            cut = self.graph.get_pruner_of_module(layer).prune_out_channels
-            for item in self.graph.get_pruning_group(layer, cut, list(range(size))):
-                pairs = [(root + r, i) for i, r in zip(item.idxs, item.root_idxs, strict=True)]
-                self._unite(item.dep, pairs)
+            for dependency, positions in walk(self.graph, layer, size, self._room):
+                self._unite(dependency, [(root + p.root_idx, p.idx) for p in positions])
+
+    def _reached(self, dependency: Any) -> Side | None:
+        """The side that a dependency leads to, if it is one of a layer that holds channels."""
+        module = dependency.target.module
+        name = self._names.get(module)  # of a model that is one layer: ""
+        if name is None:
+            return None
+        side = Side(name, "through")
+        if side not in self._size:
+            reading = self.graph.is_in_channel_pruning_fn(dependency.handler)
+            side = Side(name, "in" if reading and is_reader(module) else "out")
+        return side if side in self._size else None
+
+    def _room(self, dependency: Any) -> int:
+        """How many positions there are where a dependency leads; a bound, if that is no layer."""
+        side = self._reached(dependency)
+        return len(self._parent) if side is None else self._size[side]
 
     def _unite(self, dependency: Any, pairs: list[tuple[int, int]]) -> None:
         """Unite each root position with its position in one layer, or note why it is stuck."""
         module = dependency.target.module
-        name = self._names.get(module)  # of a model that is one layer: ""
-        known = name is not None
-        name = name or ""
-        side = Side(name, "through")
-        if side not in self._start:
-            reading = self.graph.is_in_channel_pruning_fn(dependency.handler)
-            side = Side(name, "in" if reading and is_reader(module) else "out")
-        if known and side in self._start:
-            start = self._start[side]
-            size = dict(self._sizes(name, self.layers[name]))[side]
-            for root, position in pairs:
-                if position < size:
-                    self._parent[self._find(start + position)] = self._find(root)
-                    self._produced.add(start + position)
-                else:
-                    self._why[root] = (
-                        f"torch-pruning's graph leads beyond the {size} channels of {name}: "
-                        "padding or reshaping there is not followed"
-                    )
+        side, room = self._reached(dependency), self._room(dependency)
+        for root, position in pairs:
+            if position >= room:
+                self._why[root] = (
+                    f"torch-pruning's graph leads beyond the {room} channels of "
+                    f"{side.layer if side else 'the model'}: padding or reshaping there is not "
+                    "followed"
+                )
+            elif side is not None:
+                place = self._start[side] + position
+                self._parent[self._find(place)] = self._find(root)
+                self._produced.add(place)
+        if side is not None:
             return
         why = ""
         if isinstance(module, tp.ops._OutputOp):
             why = "it is part of the model's output"
         elif dependency.target.grad_fn in self._inputs:
             why = "it is combined with an input of the model"
-        elif known and not isinstance(module, nn.PReLU):
-            why = f"it passes through {name} ({type(module).__name__}), which mixes channels"
+        elif dependency.target.grad_fn in self._entering.written:
+            why = "the model's code writes into a part of it in place"
+        elif module in self._names and not isinstance(module, nn.PReLU):
+            kind = type(module).__name__
+            why = f"it passes through {self._names[module]} ({kind}), which mixes channels"
         if why:
             self._why |= dict.fromkeys((root for root, _ in pairs), why)
 
@@ -166,18 +189,14 @@ class Channels:
     def _number(self) -> None:
         numbers: dict[int, int] = {}
         self.sides: dict[Side, Tensor] = {}
-        for name, layer in self.layers.items():
-            for side, size in self._sizes(name, layer):
-                start = self._start[side]
-                self.sides[side] = torch.tensor(
-                    [
-                        numbers.setdefault(self._find(at), len(numbers))
-                        if at in self._produced
-                        else -1
-                        for at in range(start, start + size)
-                    ],
-                    dtype=torch.long,
-                )
+        for side, start in self._start.items():
+            self.sides[side] = torch.tensor(
+                [
+                    numbers.setdefault(self._find(at), len(numbers)) if at in self._produced else -1
+                    for at in range(start, start + self._size[side])
+                ],
+                dtype=torch.long,
+            )
         self.count = len(numbers)
         self.blocked = {numbers[self._find(root)]: why for root, why in self._why.items()}
 

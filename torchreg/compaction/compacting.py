@@ -68,15 +68,17 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
     """
     first = Example(example)
     trial = Trial(model, first)
-    plan = trial.plan({})
-    if trial.fault(plan):
-        # One family of channels at a time: those with a fault stay, and say which.
-        plan = trial.plan(trial.faulty(plan))
-    if fault := trial.fault(plan):
-        raise RuntimeError(
-            f"a compact model was not found, for a reason that is not understood: {fault}. Please "
-            "report the model."
-        )
+    pinned: dict[int, str] = {}
+    plan = trial.plan(pinned)
+    while fault := trial.fault(plan):
+        # What has to stay can let another channel go, kept until then as the last of its layer.
+        if not (faulty := trial.faulty(plan)):
+            raise RuntimeError(
+                f"a compact model was not found, for a reason that is not understood: {fault}. "
+                "Please report the model."
+            )
+        pinned |= faulty
+        plan = trial.plan(pinned)
     small = trial.smaller(plan, model)
     with torch.no_grad():
         apart = difference(first(model), first(small))
@@ -149,7 +151,7 @@ class Trial:
         families: dict[tuple[Side, ...], list[int]] = defaultdict(list)
         for channel in plan.removed.nonzero().flatten().tolist():
             families[tuple(members[channel])].append(channel)
-        untried = dict.fromkeys((c for family in families.values() for c in family), "untried")
+        untried = dict.fromkeys(range(self.channels.count), "untried")
         faulty: dict[int, str] = {}
         for family in families.values():
             for channel in family:

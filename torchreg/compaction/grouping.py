@@ -1,6 +1,7 @@
 """Groups whose zeros can be removed: what to give to a regularizer before training."""
 
 import copy
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,10 @@ def removable_groups(
     ``shared=True`` names these weights too; no penalty here acts on groups across tensors, so
     such zeros alone do not promise a smaller model. Left out are layers that read inputs of the
     model, the output of a layer that mixes channels (LayerNorm, attention), tied weights,
-    grouped convolutions, and layers behind code that needs its sizes or mixes channels itself (a
-    view into heads, softmax, a channels-last flatten): one channel of each layer is cut on
-    trial, and where the model then fails or computes something else its weight is not named.
+    grouped convolutions and what reads them, and layers behind code that needs its sizes or
+    mixes channels itself (a view into heads, softmax, a channels-last flatten): two channels of
+    each layer are cut on trial, and where one stays, or the model then fails or computes
+    something else, its weight is not named.
 
     Args:
         model: any model that :func:`compact` takes; training mode is no fault here.
@@ -102,28 +104,46 @@ def removable_groups(
         if grouping and not stuck.intersection(numbers) and (alone or shared):
             found[f"{name}.weight" if name else "weight"] = grouping
             named.append(name)
-    for name in _uncut(exact, call.double(), {name: readers[name] for name in named}):
-        del found[f"{name}.weight" if name else "weight"]
+    for share in (0.5, 1.0):  # the last channel alone tells nothing of a sum along the channels
+        for name in _uncut(exact, call.double(), readers, named, share):
+            del found[f"{name}.weight" if name else "weight"]
+            named.remove(name)
     return found
 
 
-def _uncut(exact: nn.Module, call: Example, readers: dict[str, list[int]]) -> list[str]:
+def _uncut(
+    exact: nn.Module,
+    call: Example,
+    readers: dict[str, list[int]],
+    named: list[str],
+    share: float,
+) -> list[str]:
     """The layers of which a channel cannot be cut after all, though nothing reads it."""
-    # The last one, since of a layer that is all zero the first is kept; an only channel stays.
-    chosen = {name: numbers[-1] for name, numbers in readers.items() if len(set(numbers)) > 1}
+    # Not the first one, which is kept of a layer that is all zero; an only channel stays.
+    chosen = {
+        name: readers[name][math.ceil(share * (len(readers[name]) - 1))]
+        for name in named
+        if len(set(readers[name])) > 1
+    }
     if not chosen:
         return []
     for name, numbers in readers.items():
         layer: Any = exact.get_submodule(name)
-        lost = [j for j, number in enumerate(numbers) if number in set(chosen.values())]
         dimension = 0 if isinstance(layer, _ConvTransposeNd) else 1
+        width = layer.weight.shape[dimension]  # of one group of a convolution
+        lost = [j % width for j, number in enumerate(numbers) if number in set(chosen.values())]
         at = torch.tensor(lost, dtype=torch.long, device=layer.weight.device)
         layer.weight.data.index_fill_(dimension, at, 0.0)
     trial = Trial(exact, call)
     plan = trial.plan({})
     faulty = trial.faulty(plan) if trial.fault(plan) else {}
+    stays = {*(~plan.removed).nonzero().flatten().tolist(), *faulty}
     sides = trial.channels.sides
-    return [name for name in chosen if int(sides[Side(name, "in")][-1]) in faulty]
+    return [
+        name
+        for name, number in chosen.items()
+        if int(sides[Side(name, "in")][readers[name].index(number)]) in stays
+    ]
 
 
 def _grouping(layer: object, numbers: list[int]) -> Grouping | None:

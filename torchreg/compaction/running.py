@@ -41,20 +41,25 @@ def check_model(model: object, *, training: bool = False) -> None:
                 f"{told} is parametrised, so its weight is computed anew at each use: call "
                 "torch.nn.utils.parametrize.remove_parametrizations first."
             )
+        for key, parameter in layer.named_parameters(recurse=False):
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"{told} is lazy: run one batch through the model first.")
+            if parameter.is_meta:
+                raise ValueError(
+                    f"{key} of {told} is on the meta device, without values: load the weights "
+                    "first."
+                )
+            if type(parameter.data) is not Tensor:
+                raise TypeError(
+                    f"{key} of {told} is a {type(parameter.data).__name__}: gather or dequantise "
+                    "the model into plain tensors first."
+                )
         if any(getattr(layer, hooks) for hooks in _HOOKS):
             raise ValueError(
                 f"{told} has hooks, which would run on the trial inputs and see other shapes "
                 "afterwards: remove them first (handle.remove(), torch.nn.utils.prune.remove, "
                 "remove_weight_norm, remove_spectral_norm), and register your own on the result."
             )
-        for key, parameter in layer.named_parameters(recurse=False):
-            if isinstance(parameter, UninitializedParameter):
-                raise ValueError(f"{told} is lazy: run one batch through the model first.")
-            if type(parameter.data) is not Tensor:
-                raise TypeError(
-                    f"{key} of {told} is a {type(parameter.data).__name__}: gather or dequantise "
-                    "the model into plain tensors first."
-                )
 
 
 class Example:
@@ -73,6 +78,8 @@ class Example:
                 "expected an example input, as the model takes it: a tensor, a tuple of "
                 f"arguments or a mapping of keywords; found {_told(given)}."
             )
+        if any(x.layout != torch.strided for x in self.tensors()):
+            raise TypeError("expected a dense example, found a sparse one: call .to_dense() on it.")
         if not any(x.numel() for x in self.tensors()):
             raise ValueError(
                 f"expected an example with at least one sample, found one shaped {self}: pass a "

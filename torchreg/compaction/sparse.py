@@ -63,7 +63,7 @@ class CSRLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        flat = x.reshape(-1, self.in_features)
+        flat = x.reshape(x.shape[:-1].numel(), self.in_features)
         out = torch.addmm(self.bias.unsqueeze(1), self.weight, flat.T).T
         return out.reshape(*x.shape[:-1], self.out_features)
 
@@ -126,7 +126,7 @@ def to_csr(
     measured: dict[str, Measured] = {}
     for name, x in inputs.items():
         dense, sparse = layers[name], CSRLinear(layers[name]).eval()
-        density = sparse.weight.values().numel() / dense.weight.numel()
+        density = sparse.weight.values().numel() / max(1, dense.weight.numel())
         measured[name] = Measured(density, _time(dense, x, seconds), _time(sparse, x, seconds))
         if measured[name].sparse < measured[name].dense:
             small.set_submodule(name, sparse)

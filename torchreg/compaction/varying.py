@@ -1,20 +1,14 @@
 """What of a model depends on its inputs at all, and what is a constant."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
 from torchreg.compaction.layers import is_reader, is_through, reads
-
-
-class Position(NamedTuple):
-    """A position of a layer and where the walk began, as torch-pruning's mappings read it."""
-
-    idx: int
-    root_idx: int
+from torchreg.compaction.walking import Position, mapped
 
 
 def find_varying(
@@ -25,7 +19,7 @@ def find_varying(
     Args:
         graph: of Torch-Pruning.
         names: of the layers and free parameters in it.
-        inputs: the nodes of autograd that are inputs of the model.
+        inputs: the nodes of autograd that are inputs of the model, or where these enter.
         width: how many channels a layer or parameter holds that maps one to one, by its name.
 
     Returns:
@@ -89,11 +83,8 @@ def _in_order(nodes: Any) -> list[Any]:
 
 def _carry(source: Any, node: Any, flags: Tensor) -> Tensor:
     """Take flags from the outputs of one node to the inputs of the next."""
-    mappings = next(dep.index_mapping for dep in source.dependencies if dep.target is node)
-    positions = [Position(i, i) for i in range(len(flags))]
-    for mapping in mappings:
-        if mapping is not None:
-            positions = mapping(positions)
+    dependency = next(dep for dep in source.dependencies if dep.target is node)
+    positions = mapped(dependency, [Position(i, i) for i in range(len(flags))])
     carried = torch.zeros(max((p.idx for p in positions), default=-1) + 1, dtype=torch.bool)
     for p in positions:
         carried[p.idx] |= flags[p.root_idx]
