@@ -87,6 +87,15 @@ def test_latency_of_what_cannot_be_timed(
         tr.latency(*spoilt, seconds=0.001)
 
 
+def test_a_sparse_layer_under_autocast_computes_in_its_own_type() -> None:
+    layer = nn.Linear(8, 4)
+    x = torch.randn(3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = CSRLinear(layer)(x.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, layer(x.bfloat16().float()))
+
+
 def test_sparse_layers_compute_the_same_and_are_chosen_by_the_clock() -> None:
     model: Any = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 8)).eval()
     with torch.no_grad():

@@ -62,9 +62,12 @@ class CSRLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features); under autocast in the weight's type."""
         flat = x.reshape(x.shape[:-1].numel(), self.in_features)
-        out = torch.addmm(self.bias.unsqueeze(1), self.weight, flat.T).T
+        if torch.is_autocast_enabled(x.device.type):
+            flat = flat.to(self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # it has no sparse product
+            out = torch.addmm(self.bias.unsqueeze(1), self.weight, flat.T).T
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
