@@ -49,7 +49,9 @@ class Part(NamedTuple):
 PLAN = (
     Part("lenet-300-100", 0, (0.04, 0.015, 0.01), range(5), 60,
          Recipe(lr=4e-3, input_dropout=0.1, teacher=Teacher())),
-    Part("lenet-300-100", 2, (0.04, 0.015, 0.01), range(5), 100, Recipe(lr=3e-3)),
+    Part("lenet-300-100", 2, (0.04, 0.015), range(5), 100, Recipe(lr=3e-3)),
+    Part("lenet-300-100", 2, (0.01,), range(5), 80,
+         Recipe(lr=3e-3, end=0.5, hold=0.8, average=0.85)),
     Part("lenet-5-caffe", 0, (0.01, 0.005), range(3), 20,
          Recipe(lr=3e-3, teacher=Teacher(epochs=8, input_dropout=0.1))),
 )  # fmt: skip
@@ -164,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--density", type=share, nargs="+", help="nonzero / all weights")
     made.add_argument("--shift", type=int, choices=(0, 2), help="in pixels; default: both")
     made.add_argument("--seed", type=count, nargs="+")
-    made.add_argument("--epochs", type=positive, help="default: 60, with shifts 100, of LeNet-5 20")
+    made.add_argument(
+        "--epochs", type=positive, help="default: 60; with shifts 100, at 1 %% 80; of LeNet-5 20"
+    )
     made.add_argument("--validate", action="store_true", help="hold images out; leave the test be")
     made.add_argument("--limit", type=positive, help="train on so many images only: a trial")
     made.add_argument("--data-dir", type=Path, default=Path("data"))
