@@ -142,14 +142,23 @@ def _refuse_other(found: dict[str, Any], recipe: Recipe, folder: Path) -> None:
 
 def plan(flags: argparse.Namespace) -> list[tuple[Setting, Recipe]]:
     """The runs asked for: seed by seed, so that every setting soon has one."""
-    found = [
-        (Setting(part.model, density, part.shift, seed, epochs, flags.validate), part.recipe)
-        for part in PLAN
-        for epochs in [flags.epochs or part.epochs]
-        for density in flags.density or part.densities
-        for seed in flags.seed or part.seeds
-        if flags.model in (None, part.model) and flags.shift in (None, part.shift)
-    ]
+    found = []
+    for model, shift in dict.fromkeys((part.model, part.shift) for part in PLAN):
+        if flags.model not in (None, model) or flags.shift not in (None, shift):
+            continue
+        parts = [part for part in PLAN if (part.model, part.shift) == (model, shift)]
+        for density in flags.density or [one for part in parts for one in part.densities]:
+            # A density that no part lists is trained as the first part's are.
+            part = next((part for part in parts if density in part.densities), parts[0])
+            found += [
+                (
+                    Setting(
+                        model, density, shift, seed, flags.epochs or part.epochs, flags.validate
+                    ),
+                    part.recipe,
+                )
+                for seed in flags.seed or part.seeds
+            ]
     return sorted(found, key=lambda one: one[0].seed)
 
 

@@ -1,5 +1,6 @@
 """The frontier script: lands on the density, resumes to the same weights, reads the test once."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,24 @@ def test_a_run_by_another_recipe_is_left_alone(
     run(data, tmp_path, "--shift", "0", "--epochs", "1")
     assert "holds a run by another recipe" in capsys.readouterr().out
     assert (folder / "result.json").read_bytes() == before
+
+
+def test_each_density_is_planned_once_by_the_part_that_lists_it() -> None:
+    def planned(*densities: float) -> list[tuple[float, int, float]]:
+        flags = Namespace(
+            model="lenet-300-100",
+            shift=2,
+            density=densities,
+            seed=[0],
+            epochs=None,
+            validate=False,
+        )
+        return [(one.density, one.epochs, recipe.end) for one, recipe in frontier.plan(flags)]
+
+    whole = planned()
+    assert [density for density, *_ in whole] == [0.04, 0.015, 0.01]
+    assert [planned(density) for density, *_ in whole] == [[one] for one in whole]
+    assert planned(0.02) == [(0.02, *whole[0][1:])]
 
 
 def test_a_loss_that_is_not_finite_ends_a_run_before_it_is_kept(
