@@ -129,7 +129,7 @@ def _base(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
         words.append(f"to {density:.1%}" if density else f"{flags['strength']:g}")
         words += [f"+ {flags['l2']:g}"] * bool(flags["l2"])
         words += ["in the loss"] * (flags["mode"] == "loss")
-    words += ["from a run"] * bool(flags.get("start")) + ["taught"] * bool(flags.get("teacher"))
+    words += ["fine-tuned"] * bool(flags.get("start")) + ["taught"] * bool(flags.get("teacher"))
     return " ".join(words)
 
 

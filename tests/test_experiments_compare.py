@@ -86,7 +86,7 @@ def test_taught_seeds_are_averaged_each_with_its_own_teacher(tmp_path: Path) -> 
     rows = compare.collect(compare.read_runs(runs))
     assert [(row.setting, row.seeds) for row in rows] == [
         ("lenet-300-100 l1 0.0001 taught", 2),
-        ("lenet-300-100 l1 0.0001 from a run", 1),
+        ("lenet-300-100 l1 0.0001 fine-tuned", 1),
         ("lenet-300-100 l1 0.0001", 1),
     ]
 
