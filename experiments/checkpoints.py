@@ -128,15 +128,15 @@ def settings_of(flags: Flags) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(flags).items()}
 
 
-def given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that ask for something: a flag left out is as good as one not known yet.
-
-    So that a run of an older version, whose settings lack the newer flags, is still the same run.
-    """
-    return {k: v for k, v in settings.items() if v is not None and v is not False}
-
-
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The names of the settings in which two runs differ."""
-    one, other = given(one), given(other)
-    return sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
+    """The names of the settings in which two runs differ.
+
+    A run of an older version lacks the newer flags, and is as good as one that left them out.
+    """
+
+    def alike(name: str) -> bool:
+        if name in one and name in other:
+            return bool(one[name] == other[name])
+        return {**one, **other}[name] in (None, False)
+
+    return sorted(name for name in {*one, *other} if not alike(name))

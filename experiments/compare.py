@@ -7,13 +7,14 @@ without biases and normalisation, unless the runs were given ``--where``.
 import argparse
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from experiments.artifacts import read_result
-from experiments.checkpoints import NAMED, given
+from experiments.checkpoints import NAMED
 from experiments.cli import told
 from experiments.published import BY_TASK
 from experiments.results import table, write_figure, write_text
@@ -99,12 +100,13 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _telling(run: Mapping[str, Any]) -> dict[str, str]:
-    """The flags that set a run apart; of a run that it was given, only that there was one.
+    """The flags that set a run apart from those of other seeds, and not of older versions.
 
-    A teacher has the seed in common with its pupil, so each seed has one of its own.
+    A run that it was given has its own seed, so in the path of that the seed is left open.
     """
-    flags = {k: v for k, v in given(run["flags"]).items() if k not in _SAME}
-    return {k: "given" if k in NAMED else str(v) for k, v in flags.items()}
+    flags = {k: v for k, v in run["flags"].items() if k not in _SAME and v not in (None, False)}
+    own_seed = rf"(?<!\d){run['flags']['seed']}(?!\d)"
+    return {k: re.sub(own_seed, "*", v) if k in NAMED else str(v) for k, v in flags.items()}
 
 
 def _setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -112,8 +114,9 @@ def _setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     flags = _telling(run)
     alike = [_telling(other) for other in runs if _base(other, runs) == _base(run, runs)]
     words = [
-        f"{key.replace('_', '-')} {flags.get(key, 'default')}"
+        f"{key.replace('_', '-')} {flags.get(key, left_out)}"
         for key in sorted({key for other in alike for key in other})
+        for left_out in ["off" if run["flags"].get(key) is False else "default"]
         if len({other.get(key) for other in alike}) > 1
     ]
     return " ".join([_base(run, runs), *words])
@@ -143,7 +146,7 @@ def _series(run: Mapping[str, Any], phase: str, runs: Sequence[Mapping[str, Any]
         + ("in the loss " if flags["mode"] == "loss" and flags["penalty"] != "none" else "")
         + phase
     ]
-    words += ["taught"] * bool(flags.get("teacher"))
+    words += ["fine-tuned"] * bool(flags.get("start")) + ["taught"] * bool(flags.get("teacher"))
     if limit := flags.get("limit"):
         words.append(f"{limit} images")
     return ", ".join(words)

@@ -244,8 +244,19 @@ def in_place(hidden: Tensor, ids: Tensor, part: slice) -> Tensor:
         lambda hidden, _, ids: in_place(hidden, ids, slice(3)),
         lambda _, table, ids: table[ids[:, 0]],
         lambda hidden, *_: hidden[None],
+        lambda hidden, _, ids: hidden / (1 + int(ids.max())),
+        lambda hidden, _, ids: hidden * ids.sum().item(),
     ],
-    ids=["product", "fill", "in place", "in place, in part", "table", "embedding bag"],
+    ids=[
+        "product",
+        "fill",
+        "in place",
+        "in place, in part",
+        "table",
+        "embedding bag",
+        "int",
+        "item",
+    ],
 )
 def test_an_input_without_gradients_is_no_constant(
     enter: Callable[[Tensor, Tensor, Tensor], Tensor],
@@ -254,8 +265,10 @@ def test_an_input_without_gradients_is_no_constant(
     model = Beside(enter).eval()
     zero(model.one.weight, slice(1, 4))
     zero(model.two.weight, (slice(None), 0))
+    zero(model.head.weight, (slice(None), 2))
     x, ids = torch.randn(5, 4), torch.tensor([[1, 1], [1, 1], [5, 2], [0, 7], [8, 3]])
     with untouched(model, x, ids):
         small, _ = tr.compact(model, (x[:2], ids[:2]))
+    assert small.get_submodule("two").out_features == 7
     with torch.no_grad():
         torch.testing.assert_close(small(x, ids), model(x, ids))

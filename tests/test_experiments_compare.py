@@ -79,15 +79,24 @@ def test_taught_seeds_are_averaged_each_with_its_own_teacher(tmp_path: Path) -> 
         for name, seed, more in (
             ("taught0", "0", ["--teacher", "dense0"]),
             ("taught1", "1", ["--teacher", "dense1"]),
+            ("otherwise0", "0", ["--teacher", "caffe0"]),
             ("started0", "0", ["--start", "dense0"]),
-            ("plain0", "0", []),
+            ("shift0", "0", []),
+            ("off0", "0", ["--no-flip"]),
+            ("on0", "0", ["--flip"]),
         )
     ]
+    result = json.loads((runs[4] / "result.json").read_text())
+    result["flags"]["limit"] = 5
+    (runs[4] / "result.json").write_text(json.dumps(result))
     rows = compare.collect(compare.read_runs(runs))
     assert [(row.setting, row.seeds) for row in rows] == [
-        ("lenet-300-100 l1 0.0001 taught", 2),
+        ("lenet-300-100 l1 0.0001 taught teacher dense*", 2),
+        ("lenet-300-100 l1 0.0001 taught teacher caffe*", 1),
         ("lenet-300-100 l1 0.0001 fine-tuned", 1),
-        ("lenet-300-100 l1 0.0001", 1),
+        ("lenet-300-100 l1 0.0001 flip off limit 5", 1),
+        ("lenet-300-100 l1 0.0001 flip off limit default", 1),
+        ("lenet-300-100 l1 0.0001 flip True limit default", 1),
     ]
 
 

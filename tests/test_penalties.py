@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.cases import CASES, LAYOUTS, STEPS, STRENGTHS, Case, sample
-from torchreg import L1, L2, ElasticNet, FixedSupport, Penalty
+from torchreg import L1, L2, ElasticNet, FixedSupport, Penalty, WeightedL1
 
 CONVEX = [case for case in CASES if case.convex]
 QUADRATIC = [case for case in CASES if case.quadratic]
@@ -251,6 +251,13 @@ def test_the_zeroing_factor_is_infinite_at_a_step_of_zero(name: str) -> None:
     found = case.make(0.3).zeroing_factor(torch.ones(2, 3), torch.tensor(0.0))
     assert found is not None
     assert bool((found == torch.inf).all())
+
+
+def test_the_zeroing_factor_of_held_and_free_weights() -> None:
+    penalty = WeightedL1(0.5, torch.tensor([0.0, 1.0, torch.inf]))
+    for step in (0.0, 2.0, torch.inf):
+        found = penalty.zeroing_factor(torch.ones(3), torch.tensor(step)).tolist()
+        assert found == [torch.inf, torch.inf if step == 0 else 1 / (0.5 * step), 0.0]
 
 
 def test_no_finite_l2_makes_zero_stationary() -> None:

@@ -124,7 +124,9 @@ def no_slope(w: Tensor, l0: float) -> float:  # noqa: ARG001  (whatever they are
 
 
 def soft_threshold_(w: Tensor, threshold: float | Tensor) -> Tensor:
-    """:func:`soft_threshold` in place: the same numbers, without a temporary for a float.
+    """:func:`soft_threshold` in place: the same numbers, rounded to w's type.
+
+    Without a temporary for a float, unless w is complex or in half precision.
 
     Example:
         >>> soft_threshold_(torch.tensor([-3.0, -0.5, 1.5]), 1.0)

@@ -9,6 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from torchreg.compaction.running import tensors
 
+_READING = {"item", "tolist", "numpy", "__bool__", "__int__", "__index__", "__float__"}
+
 
 class Entering(TorchFunctionMode):
     """Watch a forward pass for what depends on the inputs without autograd's notice.
@@ -28,6 +30,7 @@ class Entering(TorchFunctionMode):
         super().__init__()
         self.nodes: set[Node] = set()
         self.written: set[Node] = set()
+        self._read = False
         # By identity, and held so that no identity is used anew.
         self._beside = {id(x): x for x in inputs if not x.requires_grad}
 
@@ -43,6 +46,9 @@ class Entering(TorchFunctionMode):
         versions = [x._version for x in given]
         out = func(*args, **(kwargs or {}))
         beside = any(id(x) in self._beside for x in given)
+        # A number that was read is a number in whatever follows: all of it may depend on it.
+        self._read |= beside and func.__name__ in _READING
+        beside |= self._read
         changed = [x for x, version in zip(given, versions, strict=True) if x._version != version]
         changed += [x._base for x in changed if x._base is not None]
         self.written |= {

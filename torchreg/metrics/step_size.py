@@ -43,11 +43,11 @@ def number(value: float | Tensor) -> float | Tensor:
     """A host scalar as a float; one on an accelerator, or while compiling, as a 0-d tensor.
 
     So nothing waits for an accelerator, and a compiled metric takes lr and step as inputs. In
-    float64 where there is one: torch keeps the step in float32, in which ``1 - beta2^step`` loses
+    float64 on CPU and CUDA: torch keeps the step in float32, in which ``1 - beta2^step`` loses
     five of its seven digits at first. Beside a tensor with dimensions it promotes nothing.
     """
     if not isinstance(value, Tensor):
         return value
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         return float(value)
-    return value.squeeze() if value.device.type == "mps" else value.squeeze().double()
+    return value.squeeze().double() if value.device.type in ("cpu", "cuda") else value.squeeze()

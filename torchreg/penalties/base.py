@@ -136,10 +136,11 @@ class Penalty(nn.Module, ABC):
 
         Args:
             w: any shape.
-            step: of w's real type, 0-d or shaped like w; the factor is infinite where it is 0.
+            step: of w's real type, 0-d or shaped like w.
 
         Returns:
-            Shaped like w; not defined where w is 0.
+            Shaped like w; infinite where no strength zeroes the weight, as at a step of 0; not
+            defined where w is 0.
         """
         return None
 

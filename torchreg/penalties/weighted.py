@@ -85,7 +85,9 @@ class WeightedL1(Penalty):
 
     def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
         """``|w| / (l1 * factors * step)``; infinite for a free weight, 0 for one that is held."""
-        return w.abs() / (self._scaled(w) * step)
+        factors = self._fitted(w)
+        shift = torch.where(factors == 0, 0.0, self.l1 * factors * step)
+        return torch.where(factors.isinf(), 0.0, w.abs() / shift)
 
     def slope(self, w: Tensor) -> Tensor:
         """``l1 * factors``."""

@@ -31,7 +31,6 @@ class Ranked(NamedTuple):
     cost: float
     """What one nonzero weight counts."""
 
-    @property
     def score(self) -> Tensor | None:
         """The factor at which each weight becomes zero, where that has a closed form."""
         scale(self.penalty, dict(self.base), 1.0)
@@ -39,23 +38,30 @@ class Ranked(NamedTuple):
         score = self.penalty.zeroing_factor(self.weight, step)
         return None if score is None else torch.where(self.weight == 0, 0.0, score)
 
-    def kept(self, factor: float) -> Tensor:
-        """What is nonzero after the proximal map, as bools shaped like the weight."""
-        score = self.score
+    def kept(self, factor: float, score: Tensor | None) -> Tensor:
+        """What is nonzero after the proximal map, as bools shaped like the weight.
+
+        Args:
+            factor: of the penalty's strengths; they are set to it where there is no score.
+            score: of :meth:`score`.
+        """
         if score is not None:
             return score > factor
         scale(self.penalty, dict(self.base), factor)
         return self.penalty.prox(self.weight, self.step) != 0
 
 
-def smallest_factor(ranked: Sequence[Ranked], budget: float, guess: float) -> float:
+def smallest_factor(
+    ranked: Sequence[Ranked], scores: Sequence[Tensor | None], budget: float, guess: float
+) -> float:
     """The smallest factor at which the nonzero weights cost at most the budget.
 
     It reads the device's values: once where every score has a closed form, else once for each
     step of a bisection.
 
     Args:
-        ranked: tensors whose penalties share one factor.
+        ranked: tensors whose penalties share one factor; a bisection changes their strengths.
+        scores: one of each.
         budget: the sum of the costs of what may be kept.
         guess: where a bisection begins.
 
@@ -63,13 +69,13 @@ def smallest_factor(ranked: Sequence[Ranked], budget: float, guess: float) -> fl
         A factor between that of the last weight to go and that of the first to stay; infinite where
         no factor up to 1e30 suffices.
     """
-    scores = [one.score for one in ranked]
     if all(score is not None for score in scores):
         flat = [score.flatten() for score in scores if score is not None]
         return _between(flat, [one.cost for one in ranked], budget)
 
     def spent(factor: float) -> float:
-        return sum(one.cost * int(one.kept(factor).sum()) for one in ranked)
+        pairs = zip(ranked, scores, strict=True)
+        return sum(one.cost * int(one.kept(factor, score).sum()) for one, score in pairs)
 
     if not all(bool(torch.isfinite(one.weight).all()) for one in ranked):
         raise ValueError(DIVERGED)

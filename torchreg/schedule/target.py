@@ -159,25 +159,36 @@ class TargetSparsity:
 
     def _solve(self, part: Part, step: int) -> None:
         """Set the strength that leads to the density of the ramp."""
-        ranked = list(self._ranked(part))
         ahead = 0 if any(penalty in self._jumping for penalty in part.penalties) else self.horizon
         wanted = cubic(self.end - self.begin, start=1.0, end=part.density)(step + ahead)
-        factor = smallest_factor(ranked, wanted * part.total, part.factor)
+        *_, factor = self._found(part, wanted)
         self._set(part, part.factor if factor == float("inf") else factor)
+
+    def _found(self, part: Part, density: float) -> tuple[list[Ranked], list[Tensor | None], float]:
+        """The smallest factor for a density, and what it was found from; the strengths stay."""
+        try:
+            ranked = list(self._ranked(part))
+            scores = [one.score() for one in ranked]
+            return (
+                ranked,
+                scores,
+                smallest_factor(ranked, scores, density * part.total, part.factor),
+            )
+        finally:
+            self._set(part, part.factor)
 
     def _fix(self, part: Part) -> None:
         """Choose the support, and lift the penalty from it."""
-        ranked = list(self._ranked(part))
+        ranked, scores, factor = self._found(part, part.density)
         budget = part.density * part.total
-        factor = smallest_factor(ranked, budget, part.factor)
         if factor == float("inf"):
             raise RuntimeError(
                 f"no strength brings the density to {part.density:g}: it takes parameters that do "
                 "not move (frozen, or without a gradient) or a learning rate of 0 into account."
             )
         spent, selection = 0.0, self.optimizer.regularizer.selection()
-        for one in ranked:
-            kept = one.kept(factor) & (one.weight != 0)
+        for one, score in zip(ranked, scores, strict=True):
+            kept = one.kept(factor, score) & (one.weight != 0)
             self._zeroed[one.name] = View.of_all(selection[one.name]).placed(~kept)
             spent += one.cost * float(kept.sum())
         if spent == 0:
