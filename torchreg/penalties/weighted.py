@@ -65,7 +65,7 @@ class WeightedL1(Penalty):
         """``soft_threshold(w, step * l1 * factors)``; 0 where the factor is infinite."""
         check_step(w, step)
         factors = self._fitted(w)
-        shift = torch.where((factors == 0) | (self.l1 == 0), 0.0, self.l1 * factors * step)
+        shift = self._shift(factors, step)
         z = soft_threshold(w, shift.nan_to_num(nan=0.0, posinf=torch.inf))
         return torch.where(factors.isinf(), 0.0, z)
 
@@ -86,8 +86,7 @@ class WeightedL1(Penalty):
     def zeroing_factor(self, w: Tensor, step: Tensor) -> Tensor:
         """``|w| / (l1 * factors * step)``; infinite for a free weight, 0 for one that is held."""
         factors = self._fitted(w)
-        shift = torch.where(factors == 0, 0.0, self.l1 * factors * step)
-        return torch.where(factors.isinf(), 0.0, w.abs() / shift)
+        return torch.where(factors.isinf(), 0.0, w.abs() / self._shift(factors, step))
 
     def slope(self, w: Tensor) -> Tensor:
         """``l1 * factors``."""
@@ -98,6 +97,10 @@ class WeightedL1(Penalty):
         held = int(self.factors.isinf().sum())
         told = f", {held:,} held at zero" if held else ""
         return f"l1={self.l1:.12g}, factors shaped {tuple(self.factors.shape)}{told}"
+
+    def _shift(self, factors: Tensor, step: float | Tensor) -> Tensor:
+        """By how much a step shrinks each weight: a free one by 0, at an infinite step too."""
+        return torch.where((factors == 0) | (self.l1 == 0), 0.0, self.l1 * factors * step)
 
     def _scaled(self, w: Tensor) -> Tensor:
         """The strength of each weight; infinite where it is held, whatever l1."""
