@@ -139,8 +139,8 @@ class Penalty(nn.Module, ABC):
             step: of w's real type, 0-d or shaped like w.
 
         Returns:
-            Shaped like w; infinite where no strength zeroes the weight, as at a step of 0; not
-            defined where w is 0.
+            Shaped like w; infinite where no strength zeroes the weight, as at a step of 0. Where
+            w is 0 it is that of the weight's group, or 0 or NaN where it has none.
         """
         return None
 

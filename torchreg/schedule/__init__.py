@@ -1,6 +1,7 @@
 """Strengths over time: schedules of a given shape, and schedules towards a given sparsity."""
 
 from torchreg.schedule.cost import multiply_adds
+from torchreg.schedule.layers import layer_densities
 from torchreg.schedule.shapes import cosine, cubic, linear, piecewise, warmup
 from torchreg.schedule.strength import StrengthSchedule
 from torchreg.schedule.target import TargetSparsity
@@ -10,6 +11,7 @@ __all__ = [
     "TargetSparsity",
     "cosine",
     "cubic",
+    "layer_densities",
     "linear",
     "multiply_adds",
     "piecewise",

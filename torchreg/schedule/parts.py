@@ -25,6 +25,8 @@ class Part:
     """What one density is asked of: penalties that share one factor."""
 
     density: float
+    """1 leaves them alone, at strength 0."""
+
     penalties: list[Penalty]
 
     total: float
@@ -59,7 +61,7 @@ def parts(
         p: [(n, w) for n, w, q in regularizer.items() if q is p] for p in own_penalties(regularizer)
     }
     if not isinstance(density, Mapping):
-        yield _part(density, list(acts), acts, cost)
+        yield _part(density, list(acts), acts, cost, most="below 1")
         return
     if not density:
         raise ValueError("the mapping of densities is empty: give a selection its density.")
@@ -69,7 +71,7 @@ def parts(
         if twice := taken.intersection(penalties):
             raise ValueError(f"two densities are asked of {next(iter(twice))!r}.")
         taken.update(penalties)
-        yield _part(one, penalties, acts, cost)
+        yield _part(one, penalties, acts, cost, most="at most 1")
 
 
 def _exactly(regularizer: Regularizer, where: Where, acts: Acts) -> list[Penalty]:
@@ -88,12 +90,17 @@ def _exactly(regularizer: Regularizer, where: Where, acts: Acts) -> list[Penalty
 
 
 def _part(
-    density: float, penalties: list[Penalty], acts: Acts, cost: Mapping[str, float] | None
+    density: float,
+    penalties: list[Penalty],
+    acts: Acts,
+    cost: Mapping[str, float] | None,
+    *,
+    most: str,
 ) -> Part:
     given: Any = density
     number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
-    if not number or not 0 < density < 1:
-        raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
+    if not number or not 0 < density <= 1 or (density == 1 and most == "below 1"):
+        raise ValueError(f"expected a density above 0 and {most}, found {density!r}.")
     costs = [(1.0 if cost is None else cost[n], w.numel()) for p in penalties for n, w in acts[p]]
     total = sum(cost * count for cost, count in costs)
     if total == 0:

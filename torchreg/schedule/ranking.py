@@ -36,10 +36,16 @@ class Ranked(NamedTuple):
         scale(self.penalty, dict(self.base), 1.0)
         step = torch.as_tensor(self.step, dtype=self.weight.abs().dtype, device=self.weight.device)
         score = self.penalty.zeroing_factor(self.weight, step)
-        return None if score is None else torch.where(self.weight == 0, 0.0, score)
+        if score is None:
+            return None
+        # Zero by itself is zero at any factor; zero within a group goes and stays as the group.
+        return torch.where((self.weight == 0) & score.isnan(), 0.0, score)
 
     def kept(self, factor: float, score: Tensor | None) -> Tensor:
-        """What is nonzero after the proximal map, as bools shaped like the weight.
+        """What the proximal map leaves free, as bools shaped like the weight.
+
+        Where there is a score a zero weight of a group that stays is free, and counts, as it moves
+        in the next step; else it is what is nonzero after the map.
 
         Args:
             factor: of the penalty's strengths; they are set to it where there is no score.

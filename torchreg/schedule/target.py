@@ -40,9 +40,10 @@ class TargetSparsity:
 
     Args:
         optimizer: holds all of the penalised parameters.
-        density: nonzero weights over all penalised weights, above 0 and below 1. Or a mapping
-            from what to select (as in :func:`torchreg.select`) to a density each: a selection must
-            be exactly what one or more of the regularizer's penalties act on.
+        density: nonzero weights over all penalised weights, above 0 and below 1; a group counts
+            whole. Or a mapping from what to select (as in :func:`torchreg.select`) to a density
+            each, such as :func:`torchreg.schedule.layer_densities`: a selection must be exactly
+            what one or more of the regularizer's penalties act on, and 1 leaves it alone.
         end: the optimizer step at which the ramp has come down.
         begin: the step at which it starts, after a dense warm-up.
         hold: the step from which the support is fixed. Default: ``end``.
@@ -159,6 +160,8 @@ class TargetSparsity:
 
     def _solve(self, part: Part, step: int) -> None:
         """Set the strength that leads to the density of the ramp."""
+        if part.density == 1:
+            return
         ahead = 0 if any(penalty in self._jumping for penalty in part.penalties) else self.horizon
         wanted = cubic(self.end - self.begin, start=1.0, end=part.density)(step + ahead)
         *_, factor = self._found(part, wanted)
@@ -179,6 +182,8 @@ class TargetSparsity:
 
     def _fix(self, part: Part) -> None:
         """Choose the support, and lift the penalty from it."""
+        if part.density == 1:
+            return
         ranked, scores, factor = self._found(part, part.density)
         budget = part.density * part.total
         if factor == float("inf"):
@@ -188,7 +193,7 @@ class TargetSparsity:
             )
         spent, selection = 0.0, self.optimizer.regularizer.selection()
         for one, score in zip(ranked, scores, strict=True):
-            kept = one.kept(factor, score) & (one.weight != 0)
+            kept = one.kept(factor, score)
             self._zeroed[one.name] = View.of_all(selection[one.name]).placed(~kept)
             spent += one.cost * float(kept.sum())
         if spent == 0:

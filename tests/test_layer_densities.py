@@ -1,0 +1,108 @@
+"""A density for each layer: rounded to whole multiples of groups, and reached in whole groups."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchreg as tr
+from tests.test_target_sparsity import OPTIMIZERS, Problem
+from torchreg.schedule import layer_densities
+
+
+def bound(rows: int, penalty: tr.Penalty) -> tr.Regularizer:
+    return tr.Regularizer(nn.Linear(3, rows), penalty)
+
+
+@pytest.mark.parametrize(
+    ("rows", "density", "multiple", "kept"),
+    [
+        (64, 0.6875, 16, 48),  # 44, between 32 and 48
+        (32, 0.6875, 16, 16),  # 22
+        (20, 0.35, 8, 8),  # 7
+        (50, 0.35, 8, 16),  # 17.5
+        (50, 0.35, 1, 18),
+        (64, 0.01, 16, 16),  # one multiple at the least
+        (40, 0.99, 16, 32),  # 39.6; 48 would be more than there are
+        (31, 0.97, 16, 31),  # so would 32, which is nearer than 16
+        (10, 0.5, 16, 10),
+    ],
+)
+def test_it_keeps_the_nearest_multiple(rows: int, density: float, multiple: int, kept: int) -> None:
+    regularizer = bound(rows, tr.GroupL0(1.0, groups=tr.rows))
+    found = layer_densities(regularizer, density, multiple_of=multiple)
+    assert found == {"weight": kept / rows}
+
+
+def test_without_groups_it_counts_weights() -> None:
+    assert layer_densities(bound(10, tr.L0(1.0)), 0.34, multiple_of=4) == {"weight": 12 / 30}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_layer_ends_at_its_multiple(optimizer: str) -> None:
+    penalties = {
+        "0.weight": tr.GroupL0(1.0, groups=tr.rows),  # 30 of them
+        "2.weight": tr.GroupL0(1.0, groups=tr.columns),  # 30
+    }
+    problem = Problem(penalties, optimizer)
+    densities = layer_densities(problem.regularizer, 0.35, multiple_of=8)
+    assert densities == {"0.weight": 8 / 30, "2.weight": 8 / 30}
+    tr.TargetSparsity(problem.optimizer, densities, end=60, every=8)
+    problem.train(90)
+    assert problem.nonzero() == [8 * 40, 8 * 5]
+
+
+def test_a_density_of_one_leaves_its_selection_alone() -> None:
+    """It is trained as if nothing penalised it, and the others come to their density."""
+    problem = Problem(
+        {
+            "0.weight": tr.GroupL0(1.0, groups=tr.rows),
+            "2.weight": tr.GroupL0(1.0, groups=tr.columns),
+        }
+    )
+    target = tr.TargetSparsity(problem.optimizer, {"0.weight": 0.5, "2.weight": 1.0}, end=20)
+    problem.train(40)
+    assert problem.nonzero() == [15 * 40, 30 * 5]
+    assert target.strength == [0.0, 0.0]
+    alone = Problem({"0.weight": tr.GroupL0(1.0, groups=tr.rows)})
+    tr.TargetSparsity(alone.optimizer, 0.5, end=20)
+    alone.train(40)
+    for one, other in zip(problem.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_density_for_all_must_be_below_one() -> None:
+    problem = Problem(tr.L0(1.0))
+    with pytest.raises(ValueError, match="above 0 and below 1, found 1"):
+        tr.TargetSparsity(problem.optimizer, 1.0, end=20)
+    with pytest.raises(ValueError, match=r"above 0 and at most 1, found 1\.1"):
+        tr.TargetSparsity(problem.optimizer, {"*.weight": 1.1}, end=20)
+
+
+def test_a_group_counts_whole_and_its_zero_weights_stay_free() -> None:
+    """Weights without a gradient for the moment leave zeros inside a group that is kept."""
+    problem = Problem({"0.weight": tr.GroupL0(1.0, groups=tr.rows)}, "SGD")
+    weight = problem.first.weight
+    with torch.no_grad():
+        weight[0] *= 5
+        weight[0, :20] = 0.0
+    idle = torch.zeros_like(weight)
+    idle[0, :20] = 1.0
+    hook = weight.register_hook(lambda grad: grad * (1 - idle))
+    tr.TargetSparsity(problem.optimizer, 0.5, end=0)
+    problem.train(1)
+    assert sorted((weight != 0).sum(1).tolist()) == [0] * 15 + [20] + [40] * 14
+    hook.remove()
+    problem.train(1)
+    assert sorted((weight != 0).sum(1).tolist()) == [0] * 15 + [40] * 15
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0, -0.5, float("nan"), True, "0.5"])
+def test_it_refuses_other_densities(density: float) -> None:
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        layer_densities(bound(4, tr.L0(1.0)), density)
+
+
+@pytest.mark.parametrize("multiple", [0, -8, 2.0, True])
+def test_it_refuses_other_multiples(multiple: int) -> None:
+    with pytest.raises(ValueError, match="multiple_of must be a whole number of at least 1"):
+        layer_densities(bound(4, tr.L0(1.0)), 0.5, multiple_of=multiple)
