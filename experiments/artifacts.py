@@ -17,7 +17,8 @@ from experiments.checkpoints import (
     settings_of,
     weights_given,
 )
-from experiments.cli import Flags, FolderError
+from experiments.errors import FolderError
+from experiments.flags import Flags
 from experiments.lock import alone_in
 from experiments.results import read_json, table, write_json, write_text
 

@@ -12,7 +12,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from experiments.cli import Flags, FolderError
+from experiments.errors import FolderError
+from experiments.flags import Flags
 from experiments.results import read_json, write_bytes
 
 PHASES = ("dense", "penalised", "debiased")

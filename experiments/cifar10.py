@@ -6,6 +6,8 @@ import torch
 
 from experiments import cli
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE
+from experiments.errors import told
+from experiments.flags import Flags
 from experiments.models import FOR_CIFAR
 from experiments.run import run
 from experiments.training import Task
@@ -33,7 +35,7 @@ def fastest_precision() -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Task, cli.Flags]:
+def parse(argv: Sequence[str] | None = None) -> tuple[Task, Flags]:
     """Read the flags of this script."""
     made = cli.parser("cifar10", DESCRIPTION, FOR_CIFAR)
     made.add_argument("--cifar100", action="store_true", help="the data set with 100 classes")
@@ -50,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.told(main)
+    told(main)

@@ -1,73 +1,20 @@
-"""The flags that every experiment has, and errors told in a line instead of a traceback."""
+"""The flags that every experiment has."""
 
 import argparse
-import signal
-import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from experiments.data import DataError
 from experiments.flag_types import amount, count, fraction, positive, rate, share
-from experiments.penalties import GROUP_CHOICES, GROUPED, JUMPING, PENALTY_CHOICES
+from experiments.flags import Flags
+from experiments.penalties import GROUP_CHOICES, PENALTY_CHOICES
+from experiments.refusals import mend
 
 EPILOG = """\
 A run that was interrupted goes on where it stopped when the same command is given again, and
 ends with the same weights. A finished run is not repeated: --fresh sets it aside first.
 """
-
-
-class FolderError(RuntimeError):
-    """A run's folder holds something else than the command expects; the message says what to do."""
-
-
-class DivergedError(RuntimeError):
-    """A loss or a weight is no longer finite; the message says what to do."""
-
-
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. Lightning answers both in its own way, but lets this pass."""
-
-
-class Flags(argparse.Namespace):
-    """What a run was asked for: the parsed flags, with their types."""
-
-    model: str
-    penalty: str
-    strength: float
-    density: float | None
-    ramp: list[float]
-    multiply_adds: bool
-    each_layer: bool
-    l2: float
-    groups: str
-    where: list[str] | None
-    mode: str
-    optimizer: str
-    lr: float
-    weight_decay: float
-    momentum: float
-    start: Path | None
-    teacher: Path | None
-    warmup: float
-    epochs: int
-    debias_epochs: int
-    debias_lr: float | None
-    batch_size: int
-    shift: int
-    flip: bool
-    limit: int | None
-    validation: int
-    seed: int
-    device: str
-    precision: str
-    data_dir: Path
-    out: Path | None
-    fresh: bool
-    cifar100: bool = False
 
 
 def parser(
@@ -125,6 +72,13 @@ def parser(
         action="store_true",
         help="bring each layer to --density by itself: how much a layer matters is not compared "
         "with others, which normalisation between them makes hard",
+    )
+    group.add_argument(
+        "--multiple",
+        type=positive,
+        metavar="N",
+        help="round what --each-layer keeps to a multiple of N channels: vectors are filled by 8 "
+        "or 16",
     )
     group.add_argument("--l2", type=amount, default=0.0, help="l2 of --penalty elasticnet")
     group.add_argument(
@@ -212,100 +166,10 @@ def parser(
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Flags:
     """Parse, and refuse combinations that would quietly do something else than they say."""
     flags = made.parse_args(argv, namespace=Flags())
-    ungrouped = flags.groups and flags.penalty not in GROUPED
+    if told := mend(flags):
+        made.error(told)
     flags.groups = flags.groups or GROUP_CHOICES[0]
-    dense, elastic = flags.penalty == "none", flags.penalty == "elasticnet"
-    nothing = "do nothing under --penalty none: leave them out"
-    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    begin, end, hold = flags.ramp
-    for refused, mend in (
-        (
-            dense and (flags.strength or flags.l2 or flags.density),
-            f"--strength, --density and --l2 {nothing}",
-        ),
-        (
-            not dense and not flags.strength and not flags.density,
-            f"--penalty {flags.penalty} needs a --strength above 0, such as 1e-4, or a --density",
-        ),
-        (
-            flags.strength and flags.density,
-            "--density finds the strength: leave --strength out",
-        ),
-        (flags.density == 1, "--density must be below 1; --penalty none is dense"),
-        (not begin <= end <= hold, "--ramp needs BEGIN <= END <= HOLD"),
-        (flags.multiply_adds and not flags.density, "--multiply-adds needs --density"),
-        (flags.each_layer and not flags.density, "--each-layer needs --density"),
-        (
-            flags.each_layer and flags.multiply_adds,
-            "--each-layer and --multiply-adds exclude each other: a layer's weights all cost the "
-            "same",
-        ),
-        (
-            flags.l2 and not elastic,
-            "--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength",
-        ),
-        (elastic and not flags.l2, "--penalty elasticnet needs an --l2 above 0 (else it is l1)"),
-        (
-            ungrouped,
-            f"--penalty {flags.penalty} has no groups: leave --groups out, or give --penalty "
-            f"{' or '.join(GROUPED)}",
-        ),
-        (
-            flags.where and flags.penalty in GROUPED and flags.groups == "removable",
-            "--groups removable finds its own parameters: leave --where out, or give other groups",
-        ),
-        (not flags.epochs, "--epochs must be at least 1"),
-        (
-            dense and flags.debias_epochs,
-            "--debias-epochs stand after epochs with a penalty; under --penalty none give --epochs "
-            "alone",
-        ),
-        (
-            (flags.debias_epochs or flags.density)
-            and (flags.penalty == "l2" or flags.mode == "loss"),
-            "--debias-epochs and --density need exact zeros, and neither --penalty l2 nor --mode "
-            "loss leaves any: leave it out",
-        ),
-        (
-            flags.mode == "loss" and flags.penalty in JUMPING,
-            f"--penalty {flags.penalty} has no useful gradient: use --mode proximal",
-        ),
-        (
-            flags.penalty in JUMPING and not flags.density,
-            f"--penalty {flags.penalty} makes every zero final, so its strength must rise slowly: "
-            "give --density, which sees to that",
-        ),
-        (flags.debias_lr and not flags.debias_epochs, "--debias-lr needs --debias-epochs"),
-        (flags.limit == 1, "--limit must be at least 2: an image to train on, one to validate"),
-        (absent.get(flags.device), f"--device {flags.device}: torch finds none here; give cpu"),
-    ):
-        if refused:
-            made.error(mend)
     return flags
-
-
-def told(main: Callable[[], None]) -> None:
-    """Run a script; an error that the user can mend ends it with a message and status 1.
-
-    Ctrl-C ends it with status 130 and SIGTERM with 143, as a shell would have it.
-    """
-
-    def interrupt(number: int, _: object) -> None:
-        raise Interrupted(number)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    ours = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, interrupt) for number in signals if ours}
-    try:
-        main()
-    except (OSError, ValueError, DataError, FolderError, DivergedError) as error:
-        sys.exit(f"error: {error}")
-    except Interrupted as caught:
-        print("interrupted; give the same command again to go on", file=sys.stderr)
-        sys.exit(128 + int(caught.args[0]))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

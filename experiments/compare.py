@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from experiments.artifacts import read_result
 from experiments.checkpoints import NAMED
-from experiments.cli import told
+from experiments.errors import told
 from experiments.published import BY_TASK
 from experiments.results import table, write_figure, write_text
 from torchreg.plots import frontier

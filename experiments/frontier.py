@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 import torchreg as tr
-from experiments.cli import FolderError, told
 from experiments.data import MNIST_SOURCE, hold_out, read
+from experiments.errors import FolderError, told
 from experiments.flag_types import count, positive, share
 from experiments.frontier_report import report
 from experiments.frontier_teacher import Teacher, logits

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments import distillation
-from experiments.cli import FolderError
 from experiments.data import MNIST_SOURCE, Batches, Images
+from experiments.errors import FolderError
 from experiments.models import FOR_MNIST
 from experiments.results import write_bytes
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.cli import FolderError
+from experiments.errors import FolderError
 
 if sys.platform != "win32":  # which has no advisory locks of this kind
     import fcntl

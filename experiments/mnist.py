@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from experiments import cli
 from experiments.data import MNIST_SOURCE
+from experiments.errors import told
+from experiments.flags import Flags
 from experiments.models import FOR_MNIST
 from experiments.run import run
 from experiments.training import Task
@@ -17,7 +19,7 @@ are left; test both.
 """
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Task, cli.Flags]:
+def parse(argv: Sequence[str] | None = None) -> tuple[Task, Flags]:
     """Read the flags of this script."""
     made = cli.parser("mnist", DESCRIPTION, FOR_MNIST)
     flags = cli.parse(made, argv)
@@ -30,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.told(main)
+    told(main)

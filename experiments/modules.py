@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import torchreg as tr
 from experiments import distillation
-from experiments.cli import Flags
+from experiments.flags import Flags
 from experiments.penalties import GROUPED, SINGLE, groupings
 from torchreg.lightning import RegularizedMixin
 from torchreg.schedule import multiply_adds

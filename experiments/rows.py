@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 import torchreg as tr
-from experiments.cli import DivergedError
+from experiments.errors import DivergedError
 from experiments.modules import Classifier
 
 Report = Callable[[dict[str, Any]], None]

@@ -8,8 +8,8 @@ from torch import Tensor
 import torchreg as tr
 from experiments import artifacts
 from experiments.checkpoints import settings_of
-from experiments.cli import Flags
 from experiments.data import Batches, read
+from experiments.flags import Flags
 from experiments.lock import alone_in
 from experiments.pictures import draw
 from experiments.training import Phase, Task, limited, quietly, train

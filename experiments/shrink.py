@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import torchreg as tr
-from experiments import cli, deployed
+from experiments import deployed
 from experiments.checkpoints import last_weights
 from experiments.data import CIFAR10_SOURCE, CIFAR100_SOURCE, MNIST_SOURCE, Batches, read
+from experiments.errors import told
 from experiments.models import MODELS
 from experiments.results import table, write_bytes, write_figure, write_json, write_text
 from torchreg.plots import kept_channels
@@ -72,7 +73,7 @@ def shrink(folder: Path, data_dir: Path, *, seconds: float = 2.0) -> dict[str, A
     model, flags = load(folder)
     source = SOURCES[flags["task"]]
     test = Batches(read(source, data_dir, train=False), source, 1000)
-    example = next(iter(test))[0][:2].contiguous()
+    example = next(iter(test))[0][:2].clone()  # a view would be exported with all it is cut from
     small, report = tr.compact(model, example[:1])
     numbers = compare(model, small, test)
     timed = tr.latency(model, small, example[:1], batches=BATCHES, seconds=seconds)
@@ -142,4 +143,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.told(main)
+    told(main)

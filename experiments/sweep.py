@@ -24,9 +24,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
-from experiments import cifar10, cli, mnist
+from experiments import cifar10, mnist
 from experiments.checkpoints import differing, settings_of
+from experiments.errors import DivergedError, FolderError, told
 from experiments.flag_types import amount, positive
+from experiments.flags import Flags
 from experiments.results import read_json, table, write_figure, write_json, write_text
 from experiments.training import Task, plan, train
 from torchreg import plots
@@ -61,11 +63,11 @@ def open_study(folder: Path, settings: dict[str, Any], seed: int) -> optuna.Stud
     """Open the study of a folder, new or begun, and take over the trials of dead workers.
 
     Raises:
-        cli.FolderError: the folder holds a study with other flags.
+        FolderError: the folder holds a study with other flags.
     """
     noted = folder / "settings.json"
     if noted.exists() and (others := differing(read_json(noted), settings)):
-        raise cli.FolderError(
+        raise FolderError(
             f"{folder} holds a study with other flags ({', '.join(others)} differ): its trials "
             "do not compare with these. Give the same flags, or another --study."
         )
@@ -86,7 +88,7 @@ def open_study(folder: Path, settings: dict[str, Any], seed: int) -> optuna.Stud
     return study
 
 
-def measure(task: Task, flags: cli.Flags, trial: Trial, score: Score, folder: Path) -> None:
+def measure(task: Task, flags: Flags, trial: Trial, score: Score, folder: Path) -> None:
     """Train with one strength, and tell the study after each epoch how it is going.
 
     Raises:
@@ -110,7 +112,7 @@ def measure(task: Task, flags: cli.Flags, trial: Trial, score: Score, folder: Pa
 
 def sweep(
     task: Task,
-    flags: cli.Flags,
+    flags: Flags,
     folder: Path,
     *,
     low: float,
@@ -136,7 +138,7 @@ def sweep(
             bar.set_postfix_str(f"strength {trial.params['strength']:.2e}")
             try:
                 measure(task, flags, trial, score, folder)
-            except (optuna.TrialPruned, cli.DivergedError):
+            except (optuna.TrialPruned, DivergedError):
                 study.tell(trial, state=TrialState.PRUNED)
             except BaseException:  # Ctrl-C too: hand the strength back, then stop
                 _return(study, study.get_trials()[trial.number])
@@ -217,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_figure(picture, figure)
         print(f"the frontier is drawn in {picture}")
     if best is None:
-        raise cli.FolderError(
+        raise FolderError(
             f"no strength between {ours.low:g} and {ours.high:g} left at most "
             f"{ours.max_density:.1%} of the weights: raise --high, --max-density or --trials."
         )
@@ -234,4 +236,4 @@ def _return(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 if __name__ == "__main__":
-    cli.told(main)
+    told(main)

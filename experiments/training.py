@@ -22,14 +22,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
 from experiments.checkpoints import WholeCheckpoints, weights_given
-from experiments.cli import Flags
 from experiments.data import Batches, Images, Source, hold_out, read
 from experiments.distillation import taught_by
+from experiments.flags import Flags
 from experiments.models import MODELS
 from experiments.modules import Classifier, SparseClassifier, make_regularizer
 from experiments.rows import Report, Rows, diverged
 from torchreg.lightning import SparsityMonitor, TargetSparsity
-from torchreg.schedule import multiply_adds
+from torchreg.schedule import layer_densities, multiply_adds
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def target(flags: Flags, model: nn.Module, example: Tensor) -> list[pl.Callback]
     cost = multiply_adds(model, example) if flags.multiply_adds else None
     density: float | dict[str, float] = flags.density
     if flags.each_layer:
-        penalised = make_regularizer(model, flags, example).selection()
-        density = dict.fromkeys(penalised, flags.density)
+        made = make_regularizer(model, flags, example)
+        density = layer_densities(made, flags.density, multiple_of=flags.multiple or 1)
     return [TargetSparsity(density, begin=begin, end=end, hold=hold, cost=cost)]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import cifar10, cli, compare, mnist
+from experiments import cifar10, compare, mnist
+from experiments.errors import told
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ from experiments import cifar10, cli, compare, mnist
         ("--strength 1e-3 --multiply-adds", "--multiply-adds needs --density"),
         ("--strength 1e-3 --each-layer", "--each-layer needs --density"),
         ("--density 0.1 --each-layer --multiply-adds", "exclude each other"),
+        ("--density 0.1 --multiple 8", "--multiple needs --each-layer"),
         ("--penalty l0 --strength 1e-3", "so its strength must rise slowly"),
         ("--penalty mcp --strength 1e-3 --penalty group-mcp --where fc1*", "leave --where out"),
         ("--strength 1e-3 --debias-lr 1e-3", "--debias-lr needs --debias-epochs"),
@@ -62,10 +64,10 @@ def test_a_pattern_that_matches_nothing_lists_the_names(tmp_path: Path) -> None:
     flags = ["--strength", "1e-3", "--where", "conv*", "--device", "cpu"]
     places = ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=r"'conv\*' matches no parameter.*fc1.weight"):
-        cli.told(lambda: mnist.main([*flags, *places]))
+        told(lambda: mnist.main([*flags, *places]))
     # Nothing was trained, so the folder is free for other flags.
     flags = ["--strength", "1e-3", "--limit", "100", "--epochs", "1", "--device", "cpu"]
-    cli.told(lambda: mnist.main([*flags, *places]))
+    told(lambda: mnist.main([*flags, *places]))
     assert (tmp_path / "run" / "result.json").exists()
 
 
@@ -75,19 +77,19 @@ def test_a_missing_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     offline(monkeypatch)
     places = ["--data-dir", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=r"error: could not read CIFAR100"):
-        cli.told(lambda: cifar10.main(["--cifar100", "--penalty", "none", *places]))
+        told(lambda: cifar10.main(["--cifar100", "--penalty", "none", *places]))
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"error: could not read CIFAR100"):
-        cli.told(lambda: cifar10.main(["--cifar100", "--penalty", "none", "--fresh", *places]))
+        told(lambda: cifar10.main(["--cifar100", "--penalty", "none", "--fresh", *places]))
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["result.json"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(SystemExit, match="is no run of these scripts"):
-        cli.told(lambda: mnist.main(["--strength", "1e-3", "--out", str(tmp_path)]))
+        told(lambda: mnist.main(["--strength", "1e-3", "--out", str(tmp_path)]))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from experiments import cli, compare, mnist
+from experiments import compare, mnist
 from experiments.checkpoints import settings_of
+from experiments.errors import told
 from experiments.training import train
 from tests.datasets import write_mnist
 
@@ -162,16 +163,16 @@ def test_the_picture_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 def test_unfinished_and_strange_folders(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is not the folder of a run"):
-        cli.told(lambda: compare.main([str(tmp_path)]))
+        told(lambda: compare.main([str(tmp_path)]))
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(SystemExit, match="the run is not finished"):
-        cli.told(lambda: compare.main([str(tmp_path)]))
+        told(lambda: compare.main([str(tmp_path)]))
     (tmp_path / "result.json").write_text('{"task": ')
     with pytest.raises(SystemExit, match="is not readable JSON"):
-        cli.told(lambda: compare.main([str(tmp_path)]))
+        told(lambda: compare.main([str(tmp_path)]))
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(SystemExit, match="is not what a run leaves"):
-        cli.told(lambda: compare.main([str(tmp_path)]))
+        told(lambda: compare.main([str(tmp_path)]))
 
 
 def test_a_sweep_trains_by_a_function_and_may_stop_it(tmp_path: Path) -> None:

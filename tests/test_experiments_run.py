@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import cli, mnist
+from experiments import mnist
+from experiments.errors import told
 from tests.datasets import write_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def command(data: Path, out: Path, flags: str = FLAGS) -> list[str]:
 
 
 def main(data: Path, out: Path, flags: str = FLAGS) -> None:
-    cli.told(lambda: mnist.main(command(data, out, flags)))
+    told(lambda: mnist.main(command(data, out, flags)))
 
 
 def numbers(out: Path) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from experiments import frontier
-from experiments.cli import told
 from experiments.data import Images, Source, read
+from experiments.errors import told
 from experiments.frontier_teacher import Teacher
 from experiments.frontier_training import Training
 from experiments.results import read_json

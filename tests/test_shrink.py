@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import cli, shrink
+from experiments import shrink
 from experiments.data import MNIST_SOURCE, Batches, read
+from experiments.errors import told
 from experiments.results import read_json
 from tests.test_experiments_run import data, main
 
@@ -48,4 +49,4 @@ def test_a_shrunk_run_has_the_same_outputs(data: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no trained run of these scripts"):
-        cli.told(lambda: shrink.main([str(tmp_path)]))
+        told(lambda: shrink.main([str(tmp_path)]))

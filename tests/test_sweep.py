@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from experiments import cli, sweep
+from experiments import sweep
 from experiments.data import Images, Source, read
+from experiments.errors import FolderError
 from tests.datasets import write_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,7 @@ def test_a_sweep_leaves_its_choice_and_never_reads_the_test_images(
     assert f"python -m experiments.mnist --strength {choice['strength']!r} " in printed
     sweep.main(flags_for(data, study))  # finished: nothing is trained again
     assert len(trials_of(study)) == 3
-    with pytest.raises(cli.FolderError, match=r"other flags \(epochs differ\)"):
+    with pytest.raises(FolderError, match=r"other flags \(epochs differ\)"):
         sweep.main(flags_for(data, study, "--epochs", "3"))
 
 
@@ -125,6 +126,6 @@ def test_wrong_flags_are_refused(
 
 def test_a_range_without_a_sparse_enough_strength_says_so(data: Path, tmp_path: Path) -> None:
     more = ("--low", "1e-9", "--high", "1e-8", "--trials", "1")
-    with pytest.raises(cli.FolderError, match="raise --high"):
+    with pytest.raises(FolderError, match="raise --high"):
         sweep.main(flags_for(data, tmp_path / "study", *more))
     assert (tmp_path / "study" / "trials.txt").exists()

@@ -9,7 +9,7 @@ from torch import nn
 
 import torchreg as tr
 from experiments import cifar10, mnist
-from experiments.cli import Flags
+from experiments.flags import Flags
 from experiments.models import small_vgg
 from experiments.modules import make_optimizer, make_regularizer
 from experiments.penalties import GROUP_CHOICES, GROUPED, SINGLE
