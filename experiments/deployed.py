@@ -7,15 +7,17 @@ saves. It also folds the norms into the convolutions.
 
 import contextlib
 import io
-import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from torchreg.compaction.timing import in_turns
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -70,16 +72,10 @@ def latency(
     found = {}
     for batch in batches:
         x = example[:1].expand(batch, *example.shape[1:]).contiguous()
-        times: list[list[float]] = [[] for _ in sessions]
         for session in sessions:
             session(x)
-        end = time.perf_counter() + len(sessions) * seconds
-        while not times[0] or time.perf_counter() < end:
-            for session, taken in zip(sessions, times, strict=True):
-                began = time.perf_counter()
-                session(x)
-                taken.append(time.perf_counter() - began)
-        found[str(batch)] = [median(taken) for taken in times]
+        turns = in_turns([partial(session, x) for session in sessions], seconds)
+        found[str(batch)] = [median(times) for times in turns]
     return found
 
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ import torchreg as tr
 from experiments import models
 from tests.compaction import alive, hooks, untouched, zero_inputs
 from torchreg.compaction import CSRLinear
+from torchreg.compaction.timing import in_turns
 
 
 def test_the_small_model_is_saved_exported_and_read_by_onnx() -> None:
@@ -60,11 +62,28 @@ def test_latency_is_measured_at_each_batch_size() -> None:
         timed = tr.latency(before, after, x, (1, 16), seconds=0.003)
     assert [one.batch for one in timed] == [1, 16]
     assert all(one.before > 0 and one.after > 0 for one in timed)
-    turns = [seen for seen, _ in itertools.groupby(log)]
-    assert turns == [(outputs, batch, False) for batch in (1, 16) for outputs in (9, 2) * 4]
+    assert [batch for batch, _ in itertools.groupby(log, key=lambda seen: seen[1])] == [1, 16]
+    assert len(log) % 2 == 0
+    assert all(seen == (2 if i % 2 else 9, seen[1], False) for i, seen in enumerate(log))
     assert str(tr.compaction.Latency(8, 0.004, 0.001)) == (
         "batch 8: 4 ms -> 1 ms (4 times as fast)"
     )
+
+
+def test_calls_are_timed_in_turns_for_as_long_as_asked() -> None:
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("slow")
+        time.sleep(0.02)
+
+    began = time.perf_counter()
+    turns = in_turns([slow, lambda: calls.append("quick")], 0.05)
+    assert time.perf_counter() - began >= 0.1
+    assert calls == ["slow", "quick"] * len(turns[0])
+    assert len(turns[0]) == len(turns[1])
+    assert min(turns[0]) >= 0.02
+    assert [len(times) for times in in_turns([slow], 1e-9)] == [1]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ except ModuleNotFoundError as error:  # pragma: no cover
 
 from torchreg.compaction.compacting import compact
 from torchreg.compaction.grouping import removable_groups
-from torchreg.compaction.report import Change, Compaction, Latency, Stay, latency
+from torchreg.compaction.report import Change, Compaction, Stay
 from torchreg.compaction.sparse import CSRLinear, to_csr
+from torchreg.compaction.timing import Latency, latency
 
 __all__ = [
     "CSRLinear",

@@ -1,20 +1,19 @@
-"""What a compaction removed, what stays and why, and what it is worth."""
+"""What a compaction removed, and what stays and why."""
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchreg.compaction.channels import Channels, Side
 from torchreg.compaction.layers import is_depthwise, is_reader, is_through, reads
 from torchreg.compaction.removable import Plan
-from torchreg.compaction.running import Example, check_model, run_once
+from torchreg.compaction.running import Example
 
 
 class Change(NamedTuple):
@@ -111,75 +110,6 @@ def report(
         Change(*(_file_bytes(m) for m in (model, small))),
         difference,
     )
-
-
-class Latency(NamedTuple):
-    """Seconds of one forward pass at one batch size, the median of many."""
-
-    batch: int
-    before: float
-    after: float
-
-    def __str__(self) -> str:
-        return (
-            f"batch {self.batch}: {self.before * 1e3:.3g} ms -> {self.after * 1e3:.3g} ms "
-            f"({self.before / self.after:.2g} times as fast)"
-        )
-
-
-def latency(
-    before: nn.Module,
-    after: nn.Module,
-    example: Any,
-    batches: Sequence[int] = (1, 128),
-    *,
-    seconds: float = 1.0,
-) -> list[Latency]:
-    """Measure the forward passes of two models on this machine, as it is set up now.
-
-    Both run in turns without gradients, on torch's present number of threads; an accelerator is
-    waited for.
-
-    Args:
-        before: a model in evaluation mode.
-        after: another one, such as its compact form.
-        example: an input of both. Its first sample is repeated to each batch size.
-        batches: the batch sizes.
-        seconds: how long to measure each model at each size.
-
-    Raises:
-        TypeError, ValueError: as :func:`compact`; the tensors of the example have no batch
-            dimension in common; a batch size that is no whole number of at least 1; seconds that
-            are not above 0.
-
-    Example:
-        >>> for one in latency(nn.Linear(256, 256).eval(), nn.Linear(256, 8).eval(),
-        ...                    torch.randn(1, 256), seconds=0.01):
-        ...     assert one.before > 0 and one.after > 0
-    """
-    check_model(before)
-    check_model(after)
-    call = Example(example)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"seconds must be above 0 and finite, found {seconds!r}.")
-    if not isinstance(batches, Sequence) or not batches:
-        raise ValueError(f"batches must be batch sizes such as (1, 128), found {batches!r}.")
-    timings = []
-    for batch in batches:
-        run = call.repeated(batch)
-        for model in (before, after):
-            run_once(model, run)
-        turns: tuple[list[float], list[float]] = ([], [])
-        for _ in range(3):
-            for model, times in zip((before, after), turns, strict=True):
-                timer = Timer(
-                    "with torch.no_grad(): run.direct(model)",
-                    globals={"run": run, "model": model, "torch": torch},
-                    num_threads=torch.get_num_threads(),
-                )
-                times.append(timer.blocked_autorange(min_run_time=seconds / 3).median)
-        timings.append(Latency(batch, *(sorted(times)[1] for times in turns)))
-    return timings
 
 
 def _width(layer: Any) -> int:

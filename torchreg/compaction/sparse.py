@@ -1,15 +1,16 @@
 """Scattered zeros: linear layers that store only their nonzero weights, where that is faster."""
 
 import copy
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from torchreg.compaction.running import Example, check_model, run_once
+from torchreg.compaction.timing import in_turns
 
 
 class CSRLinear(nn.Module):
@@ -130,23 +131,12 @@ def to_csr(
     for name, x in inputs.items():
         dense, sparse = layers[name], CSRLinear(layers[name]).eval()
         density = sparse.weight.values().numel() / max(1, dense.weight.numel())
-        measured[name] = Measured(density, _time(dense, x, seconds), _time(sparse, x, seconds))
+        with torch.no_grad():
+            calls = [partial(dense, x), partial(sparse, x)]
+            for call in calls:
+                call()
+            # The shortest: what else the machine does only makes a call longer.
+            measured[name] = Measured(density, *map(min, in_turns(calls, seconds)))
         if measured[name].sparse < measured[name].dense:
             small.set_submodule(name, sparse)
     return small, measured
-
-
-def _time(layer: nn.Module, x: Tensor, seconds: float) -> float:
-    """The shortest of many calls: what else the machine does only makes them longer."""
-    wait = torch.accelerator.synchronize if x.device.type != "cpu" else lambda: None
-    shortest = float("inf")
-    with torch.no_grad():
-        layer(x)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or shortest == float("inf"):
-            wait()
-            start = time.perf_counter()
-            layer(x)
-            wait()
-            shortest = min(shortest, time.perf_counter() - start)
-    return shortest
