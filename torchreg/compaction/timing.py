@@ -8,31 +8,41 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils import benchmark
 
 from torchreg.compaction.running import Example, check_model, run_once
 
 
-def in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
+def in_turns(
+    calls: Sequence[Callable[[], object]], seconds: float, *, on_cpu: bool = True
+) -> list[list[float]]:
     """Time calls one after the other, again and again, so that all meet the same machine.
 
     Each was called before, so that nothing is made ready in what is timed.
 
     Args:
-        calls: what to time; an accelerator is waited for.
+        calls: what to time.
         seconds: how long to go on, for each call. Each is timed at least once.
+        on_cpu: else the accelerator is waited for, before and after each call.
 
     Returns:
         The seconds of every call.
     """
+    # torch's own benchmark.timer asks for an accelerator each time, which can take 50 microseconds.
+    wait = _nothing if on_cpu else torch.accelerator.synchronize
     turns: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
     while not turns[0] or time.perf_counter() < end:
         for call, times in zip(calls, turns, strict=True):
-            began = benchmark.timer()
+            wait()
+            began = time.perf_counter()
             call()
-            times.append(benchmark.timer() - began)
+            wait()
+            times.append(time.perf_counter() - began)
     return turns
+
+
+def _nothing() -> None:
+    """Wait for nothing."""
 
 
 class Latency(NamedTuple):
@@ -92,6 +102,8 @@ def latency(
         for model in (before, after):
             run_once(model, run)
         with torch.no_grad():
-            turns = in_turns([partial(run.direct, model) for model in (before, after)], seconds)
+            calls = [partial(run.direct, model) for model in (before, after)]
+            on_cpu = all(x.device.type == "cpu" for x in run.tensors())
+            turns = in_turns(calls, seconds, on_cpu=on_cpu)
         timings.append(Latency(batch, *map(median, turns)))
     return timings
