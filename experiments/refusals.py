@@ -41,6 +41,11 @@ def mend(flags: Flags) -> str | None:
         ),
         (flags.multiple and not flags.each_layer, "--multiple needs --each-layer"),
         (
+            flags.multiple and flags.penalty not in GROUPED,
+            f"--multiple counts channels, and --penalty {flags.penalty} has none: give --penalty "
+            "group-l0",
+        ),
+        (
             flags.l2 and not elastic,
             "--l2 belongs to --penalty elasticnet; under --penalty l2 use --strength",
         ),

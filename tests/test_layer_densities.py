@@ -1,16 +1,20 @@
 """A density for each layer: rounded to whole multiples of groups, and reached in whole groups."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 import torchreg as tr
+from tests.test_lightning_mixin import Proximal, fit
 from tests.test_target_sparsity import OPTIMIZERS, Problem
+from torchreg.lightning import TargetSparsity as Callback
 from torchreg.schedule import layer_densities
 
 
 def bound(rows: int, penalty: tr.Penalty) -> tr.Regularizer:
-    return tr.Regularizer(nn.Linear(3, rows), penalty)
+    return tr.Regularizer(nn.Linear(10, rows), penalty)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +27,6 @@ def bound(rows: int, penalty: tr.Penalty) -> tr.Regularizer:
         (50, 0.35, 1, 18),
         (64, 0.01, 16, 16),  # one multiple at the least
         (40, 0.99, 16, 32),  # 39.6; 48 would be more than there are
-        (31, 0.97, 16, 31),  # so would 32, which is nearer than 16
-        (10, 0.5, 16, 10),
     ],
 )
 def test_it_keeps_the_nearest_multiple(rows: int, density: float, multiple: int, kept: int) -> None:
@@ -33,8 +35,16 @@ def test_it_keeps_the_nearest_multiple(rows: int, density: float, multiple: int,
     assert found == {"weight": kept / rows}
 
 
+def test_a_layer_that_has_no_more_stays_whole() -> None:
+    """31 of 32 is nearer to 32 than to 16, and 5 is less than one multiple."""
+    model = nn.Sequential(nn.Linear(3, 31), nn.Linear(31, 5), nn.Linear(5, 40))
+    penalties = {f"{i}.weight": tr.GroupL0(1.0, groups=tr.rows) for i in range(3)}
+    found = layer_densities(tr.Regularizer(model, penalties), 0.87, multiple_of=16)
+    assert found == {"0.weight": 1.0, "1.weight": 1.0, "2.weight": 32 / 40}
+
+
 def test_without_groups_it_counts_weights() -> None:
-    assert layer_densities(bound(10, tr.L0(1.0)), 0.34, multiple_of=4) == {"weight": 12 / 30}
+    assert layer_densities(bound(10, tr.L0(1.0)), 0.34, multiple_of=4) == {"weight": 36 / 100}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -78,9 +88,10 @@ def test_one_density_for_all_must_be_below_one() -> None:
         tr.TargetSparsity(problem.optimizer, {"*.weight": 1.1}, end=20)
 
 
-def test_a_group_counts_whole_and_its_zero_weights_stay_free() -> None:
+@pytest.mark.parametrize("make", [tr.GroupL0, tr.GroupLasso, tr.GroupMCP])
+def test_a_group_counts_whole_and_its_zero_weights_stay_free(make: Any) -> None:
     """Weights without a gradient for the moment leave zeros inside a group that is kept."""
-    problem = Problem({"0.weight": tr.GroupL0(1.0, groups=tr.rows)}, "SGD")
+    problem = Problem({"0.weight": make(1.0, groups=tr.rows)}, "SGD")
     weight = problem.first.weight
     with torch.no_grad():
         weight[0] *= 5
@@ -94,6 +105,50 @@ def test_a_group_counts_whole_and_its_zero_weights_stay_free() -> None:
     hook.remove()
     problem.train(1)
     assert sorted((weight != 0).sum(1).tolist()) == [0] * 15 + [40] * 15
+
+
+def test_whole_groups_that_are_a_rounded_share_are_all_kept() -> None:
+    """24 / 44 of 440 weights are 239.99999999999997."""
+    regularizer = bound(44, tr.GroupMCP(1.0, groups=tr.rows))
+    model = regularizer.model
+    optimizer = tr.ProximalOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), regularizer)
+    densities = layer_densities(regularizer, 0.55, multiple_of=8)
+    tr.TargetSparsity(optimizer, densities, end=1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 10)).square().mean().backward()
+        optimizer.step()
+    assert int((model.get_parameter("weight") != 0).any(1).sum()) == 24
+
+
+def test_where_nothing_is_to_be_zeroed_no_density_was_missed() -> None:
+    # A warning would be an error.
+    fit(Proximal(), callbacks=[Callback({"*weight": 1.0}, end=0.5)])
+
+
+def test_penalties_that_zero_single_weights_count_no_groups() -> None:
+    regularizer = bound(30, tr.SparseGroupLasso(1.0, groups=tr.rows))
+    assert layer_densities(regularizer, 0.5) == {"weight": 0.5}
+    with pytest.raises(ValueError, match="zeroes single weights, so a density does not count"):
+        layer_densities(regularizer, 0.5, multiple_of=8)
+
+
+def test_a_multiple_that_leaves_every_layer_whole_is_refused() -> None:
+    regularizer = bound(8, tr.GroupL0(1.0, groups=tr.rows))
+    with pytest.raises(ValueError, match="every layer would stay whole: there are 8 in weight"):
+        layer_densities(regularizer, 0.5, multiple_of=16)
+
+
+def test_an_empty_tensor_has_no_density() -> None:
+    model = nn.ParameterDict({"some": torch.ones(4, 2), "none": torch.ones(4, 0)})
+    regularizer = tr.Regularizer(model, {name: tr.GroupL0(1.0, groups=tr.rows) for name in model})
+    assert layer_densities(regularizer, 0.5) == {"some": 0.5}
+
+
+@pytest.mark.parametrize("found", [nn.Linear(2, 2), {"weight": tr.L0(1.0)}, None])
+def test_it_refuses_what_is_not_bound(found: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a torchreg.Regularizer, found \w+: bind"):
+        layer_densities(found, 0.5)
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0, -0.5, float("nan"), True, "0.5"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.compaction.running import Example, check_model, run_once
-from torchreg.compaction.timing import in_turns
+from torchreg.compaction.timing import check_seconds, in_turns
 
 
 class CSRLinear(nn.Module):
@@ -95,10 +95,11 @@ def to_csr(
 
     For zeros that are scattered, which :func:`compact` cannot remove. Every linear layer that the
     example passes through is timed on what it gets there, dense and sparse, and replaced if the
-    sparse one is faster; so pass an example of the batch size that will be used. On one
-    core of a server, with 512 to 2,048 units, it pays below a tenth of nonzero weights at batch 1
-    and below a fifth at batch 128. The result is for inference on this kind of machine: its
-    layers cannot be trained, and its outputs differ by rounding.
+    sparse one is faster; so pass an example of the batch size that will be used. On one core of a
+    server it pays below a fifth of nonzero weights at batch 128, with 512 to 2,048 units; at batch
+    1 below a seventh with 2,048, below a twentieth with 1,024, and not with 512. The result is for
+    inference on this kind of machine: its layers cannot be trained, and its outputs differ by
+    rounding.
 
     Args:
         model: in evaluation mode. It is left untouched.
@@ -110,9 +111,10 @@ def to_csr(
 
     Raises:
         TypeError, ValueError: as :func:`compact`; on a CPU, another precision than float32 and
-            float64.
+            float64; seconds that are not above 0 and finite.
     """
     check_model(model)
+    check_seconds(seconds)
     small = copy.deepcopy(model)
     inputs: dict[str, Tensor] = {}
 

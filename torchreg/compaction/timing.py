@@ -41,6 +41,12 @@ def in_turns(
     return turns
 
 
+def check_seconds(seconds: float) -> None:
+    """Raise a ValueError unless it is a time to measure for."""
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds must be above 0 and finite, found {seconds!r}.")
+
+
 def _nothing() -> None:
     """Wait for nothing."""
 
@@ -92,8 +98,7 @@ def latency(
     check_model(before)
     check_model(after)
     call = Example(example)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"seconds must be above 0 and finite, found {seconds!r}.")
+    check_seconds(seconds)
     if not isinstance(batches, Sequence) or not batches:
         raise ValueError(f"batches must be batch sizes such as (1, 128), found {batches!r}.")
     timings = []

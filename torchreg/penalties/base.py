@@ -144,6 +144,13 @@ class Penalty(nn.Module, ABC):
         """
         return None
 
+    def keeps(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """What :meth:`prox` keeps, as bools shaped like w.
+
+        What is nonzero after it; of a penalty that zeroes whole groups, the groups that are.
+        """
+        return self.prox(w, step) != 0
+
     def check_shape(self, shape: torch.Size) -> None:
         """Raise a ValueError if P is not defined on weights of this shape. Called when bound."""
 

@@ -45,6 +45,7 @@ class ExclusiveLasso(Grouped):
     (2010).
     """
 
+    whole = False
     formula = "strength/2*sum((sum|group|)^2)"
     strength = Strength()
 

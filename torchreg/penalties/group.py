@@ -115,6 +115,7 @@ class SparseGroupLasso(Grouped):
     Source: N. Simon, J. Friedman, T. Hastie and R. Tibshirani, "A sparse-group lasso" (2013).
     """
 
+    whole = False
     formula = "strength*(l1_share*sum|w| + (1 - l1_share)*sum(norm(group)))"
     formula_by_size = "strength*(l1_share*sum|w| + (1 - l1_share)*sum(sqrt(size)*norm(group)))"
     strength = Strength()

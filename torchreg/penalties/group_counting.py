@@ -124,6 +124,8 @@ class AtMost(Grouped):
     optimization" (2013) for its stationary points, there "basic feasible" ones.
     """
 
+    whole = False
+
     def __init__(self, count: int, groups: Grouping) -> None:
         super().__init__(groups)
         self.count = positive("count", count)

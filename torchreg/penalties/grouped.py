@@ -1,6 +1,7 @@
 """What penalties over groups of weights have in common: coverage, shapes, norms."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ class Grouped(Penalty):
         groups: a function from the weight to (groups, members), see :mod:`torchreg.groups`.
         by_size: whether the size of a group enters, as the root of its members or as stated.
     """
+
+    whole: ClassVar[bool] = True
+    """Whether zeros are whole groups: inside a group that is kept none is made."""
 
     formula_by_size: str
     """The formula where the size of a group enters, of penalties that have that choice."""
@@ -81,6 +85,14 @@ class Grouped(Penalty):
     def zeroing(self, members: Tensor, step: Tensor) -> Tensor | None:  # noqa: ARG002
         """:meth:`zeroing_factor` of each group, (groups, 1); None where there is no closed form."""
         return None
+
+    def keeps(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """What is nonzero after :meth:`prox`; of whole groups, all of it."""
+        found = super().keeps(w, step)
+        if not self.whole:
+            return found
+        members, back = split(self.groups, found.float())
+        return back(members.amax(dim=1, keepdim=True).expand(members.shape)) != 0
 
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """The size of each coordinate of the vector from ``-grad`` to the subdifferential.

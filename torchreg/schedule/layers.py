@@ -19,8 +19,8 @@ def layer_densities(
 
     Weights in front of a normalisation have no scale of their own, so that one ranking over all
     layers compares what does not compare; with a density each, no layer is ranked against another.
-    And a layer of 22 channels takes about as long as one of 32, where a processor computes 16 at a
-    time: ``multiple_of=16`` rounds what each layer keeps.
+    And processors compute 8 or 16 channels at a time, whether there are as many or not:
+    ``multiple_of=16`` rounds what each layer keeps.
 
     Args:
         regularizer: with a penalty of its own for every tensor, see the example.
@@ -29,7 +29,9 @@ def layer_densities(
             where it has none), and at least one multiple; all of them where there are no more.
 
     Raises:
-        ValueError: a density outside (0, 1), a multiple below 1.
+        TypeError: no Regularizer.
+        ValueError: a density outside (0, 1); a multiple below 1, or at which every layer would
+            stay whole; a multiple of groups from a penalty that also zeroes single weights.
 
     Returns:
         By the name of each parameter, above 0 and at most 1.
@@ -51,15 +53,38 @@ def layer_densities(
     if not number or not 0 < density < 1:
         raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
     multiple_of = positive("multiple_of", multiple_of)
+    bound: Any = regularizer
+    if not isinstance(bound, Regularizer):
+        raise TypeError(
+            f"expected a torchreg.Regularizer, found {type(bound).__name__}: bind the penalties to "
+            "the model first, Regularizer(model, {selection: penalty, ...})."
+        )
+    counts = {
+        name: _count(penalty, weight.shape, multiple_of)
+        for name, weight, penalty in regularizer.items()
+        if weight.numel()
+    }
     found = {}
-    for name, weight, penalty in regularizer.items():
-        if count := _groups(penalty, weight.shape):
-            multiples = max(1, math.floor(density * count / multiple_of + 0.5))
-            found[name] = min(1.0, multiples * multiple_of / count)
+    for name, count in counts.items():
+        multiples = max(1, math.floor(density * count / multiple_of + 0.5))
+        found[name] = min(1.0, multiples * multiple_of / count)
+    if found and all(share == 1 for share in found.values()):
+        raise ValueError(
+            f"with multiple_of={multiple_of} every layer would stay whole: there are "
+            f"{', '.join(f'{count} in {name}' for name, count in counts.items())}. Ask for a "
+            "smaller multiple or a smaller density."
+        )
     return found
 
 
-def _groups(penalty: Penalty, shape: torch.Size) -> int:
-    if isinstance(penalty, Grouped):
+def _count(penalty: Penalty, shape: torch.Size, multiple_of: int) -> int:
+    if not isinstance(penalty, Grouped):
+        return shape.numel()
+    if penalty.whole:
         return len(penalty.members(torch.empty(shape, device="meta")))
+    if multiple_of > 1:
+        raise ValueError(
+            f"{penalty!r} also zeroes single weights, so a density does not count groups. Use "
+            "GroupL0, GroupLasso or GroupMCP, or multiple_of=1."
+        )
     return shape.numel()

@@ -25,7 +25,7 @@ class Part:
     """What one density is asked of: penalties that share one factor."""
 
     density: float
-    """1 leaves them alone, at strength 0."""
+    """1 sets no strength and holds no zeros."""
 
     penalties: list[Penalty]
 

@@ -42,10 +42,7 @@ class Ranked(NamedTuple):
         return torch.where((self.weight == 0) & score.isnan(), 0.0, score)
 
     def kept(self, factor: float, score: Tensor | None) -> Tensor:
-        """What the proximal map leaves free, as bools shaped like the weight.
-
-        Where there is a score a zero weight of a group that stays is free, and counts, as it moves
-        in the next step; else it is what is nonzero after the map.
+        """What the proximal map keeps, as bools shaped like the weight; a group counts whole.
 
         Args:
             factor: of the penalty's strengths; they are set to it where there is no score.
@@ -54,7 +51,7 @@ class Ranked(NamedTuple):
         if score is not None:
             return score > factor
         scale(self.penalty, dict(self.base), factor)
-        return self.penalty.prox(self.weight, self.step) != 0
+        return self.penalty.keeps(self.weight, self.step)
 
 
 def smallest_factor(
@@ -75,6 +72,7 @@ def smallest_factor(
         A factor between that of the last weight to go and that of the first to stay; infinite where
         no factor up to 1e30 suffices.
     """
+    budget *= 1 + 1e-9  # a density times a count is rounded
     if all(score is not None for score in scores):
         flat = [score.flatten() for score in scores if score is not None]
         return _between(flat, [one.cost for one in ranked], budget)
@@ -103,7 +101,7 @@ def _between(scores: Sequence[Tensor], costs: Sequence[float], budget: float) ->
     """The middle between the last score to go and the first to stay."""
     every = torch.cat([score.to(scores[0]) for score in scores])
     if len(set(costs)) == 1:
-        keep = min(int(budget / costs[0] + 1e-6), len(every))
+        keep = min(int(budget / costs[0]), len(every))
         if keep == len(every):
             return 0.0
         last = every.kthvalue(len(every) - keep).values
@@ -113,7 +111,7 @@ def _between(scores: Sequence[Tensor], costs: Sequence[float], budget: float) ->
             [every.new_full((len(s),), c, dtype=torch.float64)
              for s, c in zip(scores, costs, strict=True)]
         )  # fmt: skip
-        over = cost[order].cumsum(0) > budget * (1 + 1e-9)
+        over = cost[order].cumsum(0) > budget
         # The first that does not fit goes, and with it all that rank below.
         last = torch.where(over.any(), falling[over.to(torch.uint8).argmax()], 0.0)
     first = torch.where(every > last, every, torch.inf).min()

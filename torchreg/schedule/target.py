@@ -43,7 +43,7 @@ class TargetSparsity:
         density: nonzero weights over all penalised weights, above 0 and below 1; a group counts
             whole. Or a mapping from what to select (as in :func:`torchreg.select`) to a density
             each, such as :func:`torchreg.schedule.layer_densities`: a selection must be exactly
-            what one or more of the regularizer's penalties act on, and 1 leaves it alone.
+            what one or more of the regularizer's penalties act on, and 1 zeroes nothing of it.
         end: the optimizer step at which the ramp has come down.
         begin: the step at which it starts, after a dense warm-up.
         hold: the step from which the support is fixed. Default: ``end``.
@@ -135,8 +135,8 @@ class TargetSparsity:
 
     @property
     def holding(self) -> bool:
-        """Whether the support is fixed."""
-        return bool(self._zeroed)
+        """Whether the support is fixed; where nothing is to be zeroed it always is."""
+        return bool(self._zeroed) or all(part.density == 1 for part in self._parts)
 
     @property
     def strength(self) -> list[float]:
