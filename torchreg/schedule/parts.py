@@ -13,7 +13,7 @@ from torchreg import distributed
 from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
 from torchreg.regularizer import Regularizer
-from torchreg.schedule.strength import own_penalties
+from torchreg.schedule.strength import own_penalties, scale, strengths
 from torchreg.selection import Where, slots
 
 Acts = Mapping[Penalty, list[tuple[str, nn.Parameter]]]
@@ -27,13 +27,30 @@ class Part:
     density: float
     """1 sets no strength and holds no zeros."""
 
-    penalties: list[Penalty]
+    bases: dict[Penalty, dict[str, float]]
+    """The penalties, with their strengths at factor 1."""
 
     total: float
     """The cost of all of their weights, zeros included."""
 
     factor: float = 0.0
     """By which their strengths are multiplied now."""
+
+    def set(self, factor: float) -> None:
+        """Multiply the strengths."""
+        self.factor = factor
+        for penalty, base in self.bases.items():
+            scale(penalty, base, factor)
+
+    def check_untouched(self) -> None:
+        """Raise a RuntimeError if something else has set the strengths since."""
+        for penalty, base in self.bases.items():
+            own = {name: strength * self.factor for name, strength in base.items()}
+            if (found := strengths(penalty)) != own:
+                raise RuntimeError(
+                    f"TargetSparsity has set a penalty's strengths to {own}, and something "
+                    f"else (a StrengthSchedule?) to {found} since: leave one of the two out."
+                )
 
 
 def parts(
@@ -110,7 +127,7 @@ def _part(
             f"a density of {density:g} is less than one of the {sum(c for _, c in costs):,} "
             "weights: ask for more."
         )
-    return Part(density, penalties, total)
+    return Part(density, {p: strengths(p) for p in penalties}, total)
 
 
 def jumping(regularizer: Regularizer) -> set[Penalty]:

@@ -1,13 +1,17 @@
 """Which weights a proximal map would keep, as a function of how strong the penalty is."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchreg.distributed import View
+from torchreg.metrics import StepSize
 from torchreg.penalties import Penalty
+from torchreg.proximal import ProximalOptimizer
+from torchreg.schedule.parts import Part
 from torchreg.schedule.strength import scale
 
 DIVERGED = (
@@ -52,6 +56,35 @@ class Ranked(NamedTuple):
             return score > factor
         scale(self.penalty, dict(self.base), factor)
         return self.penalty.keeps(self.weight, self.step)
+
+
+def ranked(
+    optimizer: ProximalOptimizer,
+    part: Part,
+    cost: Mapping[str, float] | None,
+    horizon: Mapping[Penalty, int],
+) -> Iterator[Ranked]:
+    """What the penalties of a part act on, after the optimizer's move.
+
+    Args:
+        optimizer: whose step sizes are meant; a parameter without a gradient does not move.
+        part: penalties that share one factor.
+        cost: by parameter name; None for 1 each.
+        horizon: in how many steps each penalty is to zero what it should.
+    """
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    for name, weight, penalty in optimizer.regularizer.items():
+        if penalty not in part.bases:
+            continue
+        step: float | Tensor = 0.0
+        view = View.of_all(weight)
+        if weight.grad is not None:
+            state = optimizer.state.get(weight, {})
+            found = view(optimizer.metric(groups[weight], weight, state))
+            step = found.bounded(0.0) if isinstance(found, StepSize) else found
+            step = step if horizon[penalty] == 1 else step * horizon[penalty]
+        price = 1.0 if cost is None else float(cost[name])
+        yield Ranked(name, view(weight), step, penalty, part.bases[penalty], price)
 
 
 def smallest_factor(

@@ -1,7 +1,7 @@
 """Ask for a sparsity instead of a strength."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from torchreg.distributed import View, local
-from torchreg.metrics import StepSize
 from torchreg.proximal import ProximalOptimizer
 from torchreg.schedule.parts import Part, jumping, parts
-from torchreg.schedule.ranking import Ranked, smallest_factor
+from torchreg.schedule.ranking import Ranked, ranked, smallest_factor
 from torchreg.schedule.shapes import cubic
-from torchreg.schedule.strength import own_penalties, same_strengths, scale, strengths
+from torchreg.schedule.strength import own_penalties, same_strengths
 
 
 class TargetSparsity:
@@ -121,9 +120,10 @@ class TargetSparsity:
         self.cost = None if cost is None else dict(cost)
         self.steps = 0
         """Optimizer steps taken so far."""
-        self._bases = {p: strengths(p) for p in own_penalties(optimizer.regularizer)}
+        self._penalties = own_penalties(optimizer.regularizer)
         self._zeroed: dict[str, Tensor] = {}
-        self._jumping = jumping(optimizer.regularizer)
+        jump = jumping(optimizer.regularizer)
+        self._ahead = {p: 0 if p in jump else horizon for p in self._penalties}
         self._parts = list(parts(optimizer, density, self.cost))
         for part in self._parts:
             self._set(part, 0.0)
@@ -141,12 +141,13 @@ class TargetSparsity:
     @property
     def strength(self) -> list[float]:
         """The strength of each penalty of the regularizer as it is set now."""
-        return [penalty.strength for penalty in self._bases]
+        return [penalty.strength for penalty in self._penalties]
 
     @torch.no_grad()
     def _after_move(self) -> None:
         """The wrapped optimizer has moved, the proximal map is yet to act."""
-        self._check_untouched()
+        for part in self._parts:
+            part.check_untouched()
         step, self.steps = self.steps, self.steps + 1
         if self._zeroed:
             self._project()
@@ -162,7 +163,7 @@ class TargetSparsity:
         """Set the strength that leads to the density of the ramp."""
         if part.density == 1:
             return
-        ahead = 0 if any(penalty in self._jumping for penalty in part.penalties) else self.horizon
+        ahead = min(self._ahead[penalty] for penalty in part.bases)
         wanted = cubic(self.end - self.begin, start=1.0, end=part.density)(step + ahead)
         *_, factor = self._found(part, wanted)
         self._set(part, part.factor if factor == float("inf") else factor)
@@ -170,21 +171,19 @@ class TargetSparsity:
     def _found(self, part: Part, density: float) -> tuple[list[Ranked], list[Tensor | None], float]:
         """The smallest factor for a density, and what it was found from; the strengths stay."""
         try:
-            ranked = list(self._ranked(part))
-            scores = [one.score() for one in ranked]
-            return (
-                ranked,
-                scores,
-                smallest_factor(ranked, scores, density * part.total, part.factor),
-            )
+            horizon = {penalty: max(1, ahead) for penalty, ahead in self._ahead.items()}
+            found = list(ranked(self.optimizer, part, self.cost, horizon))
+            scores = [one.score() for one in found]
+            factor = smallest_factor(found, scores, density * part.total, part.factor)
+            return found, scores, factor
         finally:
-            self._set(part, part.factor)
+            part.set(part.factor)
 
     def _fix(self, part: Part) -> None:
         """Choose the support, and lift the penalty from it."""
         if part.density == 1:
             return
-        ranked, scores, factor = self._found(part, part.density)
+        found, scores, factor = self._found(part, part.density)
         budget = part.density * part.total
         if factor == float("inf"):
             raise RuntimeError(
@@ -192,7 +191,7 @@ class TargetSparsity:
                 "not move (frozen, or without a gradient) or a learning rate of 0 into account."
             )
         spent, selection = 0.0, self.optimizer.regularizer.selection()
-        for one, score in zip(ranked, scores, strict=True):
+        for one, score in zip(found, scores, strict=True):
             kept = one.kept(factor, score)
             self._zeroed[one.name] = View.of_all(selection[one.name]).placed(~kept)
             spent += one.cost * float(kept.sum())
@@ -201,7 +200,7 @@ class TargetSparsity:
                 f"no weight is left at a density of {part.density:g}: the smallest group of the "
                 "penalty is larger than that. Ask for a higher density, or give smaller groups."
             )
-        slack = max(one.cost for one in ranked)  # one weight more may be one too many
+        slack = max(one.cost for one in found)  # one weight more may be one too many
         if spent < 0.98 * budget and budget - spent >= slack:
             warnings.warn(
                 f"the density is held at {spent / part.total:.4g}, below the {part.density:g} "
@@ -216,42 +215,18 @@ class TargetSparsity:
         for name, zeroed in self._zeroed.items():
             local(held[name]).masked_fill_(local(zeroed), 0.0)
 
-    def _check_untouched(self) -> None:
-        for part in self._parts:
-            for penalty in part.penalties:
-                own = {n: base * part.factor for n, base in self._bases[penalty].items()}
-                if (found := strengths(penalty)) != own:
-                    raise RuntimeError(
-                        f"TargetSparsity has set a penalty's strengths to {own}, and something "
-                        f"else (a StrengthSchedule?) to {found} since: leave one of the two out."
-                    )
-
     def _set(self, part: Part, factor: float) -> None:
-        part.factor = max(factor, 1.0) if self.at_most else factor
-        for penalty in part.penalties:
-            scale(penalty, self._bases[penalty], part.factor)
+        part.set(max(factor, 1.0) if self.at_most else factor)
 
-    def _ranked(self, part: Part) -> Iterator[Ranked]:
-        groups = {p: group for group in self.optimizer.param_groups for p in group["params"]}
-        for name, weight, penalty in self.optimizer.regularizer.items():
-            if penalty not in part.penalties:
-                continue
-            step: float | Tensor = 0.0
-            view = View.of_all(weight)
-            if weight.grad is not None:
-                state = self.optimizer.state.get(weight, {})
-                found = view(self.optimizer.metric(groups[weight], weight, state))
-                step = found.bounded(0.0) if isinstance(found, StepSize) else found
-                step = step if penalty in self._jumping else step * self.horizon
-            cost = 1.0 if self.cost is None else float(self.cost[name])
-            yield Ranked(name, view(weight), step, penalty, self._bases[penalty], cost)
+    def _bases(self) -> list[dict[str, float]]:
+        return [base for part in self._parts for base in part.bases.values()]
 
     def state_dict(self) -> dict[str, Any]:
         """Steps, strengths and the fixed support: all that a resumed training needs."""
         return {
             "steps": self.steps,
             "factors": [part.factor for part in self._parts],
-            "bases": [dict(base) for base in self._bases.values()],
+            "bases": [dict(base) for base in self._bases()],
             "zeroed": dict(self._zeroed),
         }
 
@@ -266,12 +241,12 @@ class TargetSparsity:
                 f"this is no state of a TargetSparsity: it lacks {', '.join(sorted(missing))}."
             )
         factors, bases = state_dict["factors"], state_dict["bases"]
-        if len(factors) != len(self._parts) or len(bases) != len(self._bases):
+        if len(factors) != len(self._parts) or len(bases) != len(own := self._bases()):
             raise ValueError(
                 f"this state is of {len(factors)} densities and {len(bases)} penalties, the target "
-                f"has {len(self._parts)} and {len(self._bases)}."
+                f"has {len(self._parts)} and {len(own)}."
             )
-        same_strengths(self._bases.values(), bases)
+        same_strengths(own, bases)
         held = self.optimizer.regularizer.selection()
         for name, zeroed in state_dict["zeroed"].items():
             if name not in held or held[name].shape != zeroed.shape:
@@ -280,7 +255,8 @@ class TargetSparsity:
                     "is not what is penalised here: it is of another model or selection."
                 )
         self.steps = state_dict["steps"]
-        self._bases = dict(zip(self._bases, (dict(base) for base in bases), strict=True))
+        for mine, base in zip(own, bases, strict=True):
+            mine.update(base)
         self._zeroed = {n: z.to(held[n].device) for n, z in state_dict["zeroed"].items()}
         for part, factor in zip(self._parts, factors, strict=True):
             self._set(part, factor)
