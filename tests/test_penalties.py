@@ -353,6 +353,19 @@ def test_complex_weights_keep_the_laws(case: Case, penalty: Penalty, dtype: torc
     assert bool((penalty.distance(w, -grad) <= rounding).all())
 
 
+@pytest.mark.parametrize("steps", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_prox_has_the_precision_of_the_weight(
+    case: Case, dtype: torch.dtype, steps: torch.dtype
+) -> None:
+    w, step = torch.randn(8, 8).to(dtype), (torch.rand(8, 8) + 0.1).to(steps)
+    found = case.make(0.3).prox(w, step)
+    assert found.dtype == dtype
+    exact = case.make(0.3).prox(w.double(), step.double())
+    coarser = max(torch.finfo(kind).eps for kind in (dtype, steps))
+    torch.testing.assert_close(found.double(), exact, atol=8 * coarser, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [0.1, 300.0])
 def test_half_precision_is_summed_in_float32(case: Case, dtype: torch.dtype, size: float) -> None:

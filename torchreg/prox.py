@@ -40,7 +40,7 @@ def soft_threshold(w: Tensor, threshold: float | Tensor) -> Tensor:
         threshold: a non-negative float, or a tensor that broadcasts to w's shape.
 
     Returns:
-        A new tensor shaped like w.
+        A new tensor shaped like w, in its precision.
 
     Example:
         >>> soft_threshold(torch.tensor([-3.0, 0.5, 1.5]), 1.0)
@@ -49,10 +49,11 @@ def soft_threshold(w: Tensor, threshold: float | Tensor) -> Tensor:
     if w.is_complex():
         modulus = w.abs()
         shrunk = (modulus - threshold).clamp(min=0)
-        return w * (shrunk / modulus.clamp(min=torch.finfo(modulus.dtype).tiny))
+        kept = shrunk / modulus.clamp(min=torch.finfo(modulus.dtype).tiny)
+        return (w * kept).to(w.dtype)
     # w less its projection on [-threshold, threshold]: inside, w - w is exactly 0.
     if isinstance(threshold, Tensor):
-        return w - torch.clamp(w, -threshold, threshold)
+        return (w - torch.clamp(w, -threshold, threshold)).to(w.dtype)
     largest = min(threshold, torch.finfo(w.dtype).max)  # clamp takes no larger number
     return w - torch.clamp(w, -largest, largest)
 
@@ -64,7 +65,7 @@ def ridge(w: Tensor, step: float | Tensor, l2: float) -> Tensor:
         >>> ridge(torch.tensor([3.0]), step=1.0, l2=1.0)
         tensor([1.])
     """
-    return w / (1 + 2 * l2 * step)
+    return (w / (1 + 2 * l2 * step)).to(w.dtype)
 
 
 def elastic_net(w: Tensor, step: float | Tensor, l1: float, l2: float) -> Tensor:

@@ -98,7 +98,8 @@ class Penalty(nn.Module, ABC):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Minimise ``1/2 * sum((z - w)^2 / step) + P(z)`` over z.
 
-        Pure: w is not changed and the result is a new tensor. A step of 0 is the identity.
+        Pure: w is not changed and the result is a new tensor in w's precision, whatever that of
+        the step. A step of 0 is the identity.
 
         Args:
             w: any shape.

@@ -85,7 +85,7 @@ class GroupMCP(Grouped):
             return torch.where(mixed, self._scanned(members, step), z)
         chosen = mixed.squeeze(1).nonzero().squeeze(1)
         if len(chosen):
-            z[chosen] = self._scanned(members[chosen], step[chosen])
+            z[chosen] = self._scanned(members[chosen], step[chosen]).to(z.dtype)
         return z
 
     def residual(self, members: Tensor, grad: Tensor) -> Tensor:
