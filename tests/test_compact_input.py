@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -120,6 +121,37 @@ def test_an_example_that_is_none(given: Any, error: type[Exception], told: str) 
             reads(model, given)
     with untouched(model), pytest.raises(error, match=told):
         tr.latency(model, model, given)
+
+
+class Returning(nn.Module):
+    """A model that hands over its logits in some way."""
+
+    def __init__(self, way: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(4, 8), nn.Linear(8, 2), way
+
+    def forward(self, x: Any) -> Any:
+        return self.way(self.last(self.first(x).relu()))
+
+
+@dataclass
+class Output:
+    logits: Any
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        (lambda _: None, "returns a NoneType in which no tensor is seen"),
+        (lambda y: y.tolist(), "returns a list in which"),
+        (Output, "returns a Output in which"),
+    ],
+)
+def test_an_output_without_a_tensor(way: Callable[[Any], Any], told: str) -> None:
+    model, x = Returning(way).eval(), torch.randn(2, 4)
+    for reads in (tr.compact, tr.removable_groups):
+        with untouched(model, x), pytest.raises(TypeError, match=told):
+            reads(model, x)
 
 
 @pytest.mark.parametrize(

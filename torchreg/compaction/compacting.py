@@ -10,7 +10,7 @@ from torch import nn
 from torchreg.compaction.channels import Channels, Side
 from torchreg.compaction.removable import Plan, decide, observe
 from torchreg.compaction.report import Compaction, report
-from torchreg.compaction.running import Example, check_model, difference, run_once
+from torchreg.compaction.running import Example, check_model, difference, run_seen
 from torchreg.compaction.surgery import cut
 
 _EQUAL = 1e-9  # of outputs in float64, where only the order of the sums differs
@@ -45,7 +45,7 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
 
     Raises:
         TypeError: no module; one that is scripted, or wrapped by ``torch.compile`` or DDP; an
-            example that holds no tensor.
+            example, or an output, that holds no tensor.
         ValueError: training mode, hooks, parametrisations; the model does not run on the example,
             or gives outputs that are not finite or not the same twice.
         RuntimeError: Torch-Pruning's graph does not follow the model.
@@ -93,8 +93,8 @@ class Trial:
         self.apart = 0.0
         self.exact = exact = _exact_copy(model)
         self.inputs = [first.double(), first.double().random(0)]
-        run_once(model, first)
-        once = run_once(exact, self.inputs[0])
+        run_seen(model, first)
+        once = run_seen(exact, self.inputs[0])
         self.outputs, self.arriving = observe(exact, self.inputs)
         apart = difference(self.outputs[0], once)
         if apart == float("inf"):

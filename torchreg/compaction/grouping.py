@@ -14,7 +14,7 @@ from torchreg.compaction.channels import Channels, Side
 from torchreg.compaction.compacting import Trial
 from torchreg.compaction.layers import is_reader
 from torchreg.compaction.removable import tied
-from torchreg.compaction.running import Example, check_model, run_once
+from torchreg.compaction.running import Example, check_model, run_seen
 from torchreg.groups import Grouping, columns, filters, input_channels
 
 
@@ -84,7 +84,7 @@ def removable_groups(
     check_model(model, training=True)
     call = Example(example)
     exact = copy.deepcopy(model).eval().double().requires_grad_()
-    run_once(exact, call.double())
+    run_seen(exact, call.double())
     channels = Channels.of(exact, call.double())
     stuck = {*channels.blocked, *tied(channels), -1}
     readers = {

@@ -157,6 +157,18 @@ def run_once(model: nn.Module, example: Example) -> Any:
         ) from error
 
 
+def run_seen(model: nn.Module, example: Example) -> Any:
+    """:func:`run_once`, and refuse an output in which there is no tensor to follow or compare."""
+    returned = run_once(model, example)
+    if not tensors(returned):
+        raise TypeError(
+            f"the model returns a {type(returned).__name__} in which no tensor is seen, so nothing "
+            "can be followed or compared. Wrap it in a module that returns the tensors themselves: "
+            "alone, or in a tuple, a list or a dict."
+        )
+    return returned
+
+
 def tensors(nested: Any) -> list[Tensor]:
     """The tensors in what a model takes or returns, in order."""
     return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
