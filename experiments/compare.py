@@ -7,21 +7,17 @@ without biases and normalisation, unless the runs were given ``--where``.
 import argparse
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from experiments.artifacts import read_result
-from experiments.checkpoints import NAMED
 from experiments.errors import told
+from experiments.labels import series, setting, telling
 from experiments.published import BY_TASK
 from experiments.results import table, write_figure, write_text
 from torchreg.plots import frontier
-
-# Flags that two runs of one setting may differ in.
-_SAME = {"seed", "data_dir", "out", "fresh", "device"}
 
 
 class Row(NamedTuple):
@@ -70,7 +66,7 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
-        flags = sorted(_telling(run).items())
+        flags = sorted(telling(run).items())
         members = groups.setdefault((run["task"], *flags, *run["phases"]), [])
         for other in members:
             if other["flags"]["seed"] == run["flags"]["seed"]:
@@ -83,7 +79,7 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     firsts = [members[0] for members in groups.values()]
     return [
         Row(
-            _setting(members[0], firsts),
+            setting(members[0], firsts),
             phase,
             len(members),
             numbers["weights"],
@@ -91,65 +87,12 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
                 key: [float(run["phases"][phase][key]) for run in members]
                 for key in ("test_error", "val_error", "density", "seconds")
             },
-            _series(members[0], phase, firsts),
+            series(members[0], phase, firsts),
             phase == list(members[0]["phases"])[-1],
         )
         for members in groups.values()
         for phase, numbers in members[0]["phases"].items()
     ]
-
-
-def _telling(run: Mapping[str, Any]) -> dict[str, str]:
-    """The flags that set a run apart from those of other seeds, and not of older versions.
-
-    A run that it was given has its own seed, so in the path of that the seed is left open.
-    """
-    flags = {k: v for k, v in run["flags"].items() if k not in _SAME and v not in (None, False)}
-    own_seed = rf"(?<!\d){run['flags']['seed']}(?!\d)"
-    return {k: re.sub(own_seed, "*", v) if k in NAMED else str(v) for k, v in flags.items()}
-
-
-def _setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    """Name a run by model and penalty, and by what it does not share with namesakes."""
-    flags = _telling(run)
-    alike = [_telling(other) for other in runs if _base(other, runs) == _base(run, runs)]
-    words = [
-        f"{key.replace('_', '-')} {flags.get(key, left_out)}"
-        for key in sorted({key for other in alike for key in other})
-        for left_out in ["off" if run["flags"].get(key) is False else "default"]
-        if len({other.get(key) for other in alike}) > 1
-    ]
-    return " ".join([_base(run, runs), *words])
-
-
-def _base(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    flags = run["flags"]
-    words = [run["task"]] * (len({other["task"] for other in runs}) > 1)
-    words += [flags["model"], flags["penalty"]]
-    if flags["penalty"] != "none":
-        # A density that was asked for, or what runs before --density was there have: a strength.
-        density = flags.get("density")
-        words.append(f"to {density:.1%}" if density else f"{flags['strength']:g}")
-        words += [f"+ {flags['l2']:g}"] * bool(flags["l2"])
-        words += ["in the loss"] * (flags["mode"] == "loss")
-    words += ["fine-tuned"] * bool(flags.get("start")) + ["taught"] * bool(flags.get("teacher"))
-    return " ".join(words)
-
-
-def _series(run: Mapping[str, Any], phase: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """Name what a picture draws in one colour: a penalty of any strength."""
-    flags = run["flags"]
-    several = len({(other["task"], other["flags"]["model"]) for other in runs}) > 1
-    words = [f"{run['task']} {flags['model']}" if several else "torchreg"]
-    words += [
-        ("" if flags["penalty"] == "none" else f"{flags['penalty']} ")
-        + ("in the loss " if flags["mode"] == "loss" and flags["penalty"] != "none" else "")
-        + phase
-    ]
-    words += ["fine-tuned"] * bool(flags.get("start")) + ["taught"] * bool(flags.get("teacher"))
-    if limit := flags.get("limit"):
-        words.append(f"{limit} images")
-    return ", ".join(words)
 
 
 MEASURED = ("test_error", "val_error", "density")
@@ -204,14 +147,14 @@ def draw(
     Returns:
         The figure, and the names of the series for which it had no room.
     """
-    series: dict[str, list[tuple[float, float]]] = {}
+    drawn: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row.last:
             point = (1 - mean(row.measured["density"]), 1 - mean(row.measured["test_error"]))
-            series.setdefault(row.series, []).append(point)
-    series |= published
-    names = list(series)  # ours first; a picture tells eight apart
-    return frontier({n: series[n] for n in names[:8]}, measure="test accuracy"), names[8:]
+            drawn.setdefault(row.series, []).append(point)
+    drawn |= published
+    names = list(drawn)  # ours first; a picture tells eight apart
+    return frontier({n: drawn[n] for n in names[:8]}, measure="test accuracy"), names[8:]
 
 
 def compare(paths: Sequence[Path], out: Path | None) -> str:
