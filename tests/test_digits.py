@@ -152,8 +152,9 @@ def test_killed_midway_it_resumes_to_the_table_of_an_uninterrupted_run(
 
 def test_ctrl_c_says_in_one_line_what_is_kept(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command(tmp_path, "--jobs", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
+        # Ten times the steps: it must not end before the signal comes, on a busy machine either.
+        command(tmp_path, "--jobs", "1", "--steps", f"{STEPS}0"), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         wait_for_runs(tmp_path, 1)
