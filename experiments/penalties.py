@@ -21,6 +21,9 @@ GROUPED: dict[str, Callable[..., tr.Penalty]] = {
     "group-mcp": tr.GroupMCP,
     "group-l0": tr.GroupL0,
 }
+COUNTABLE = {"group-lasso", "group-mcp", "group-l0"}
+"""Those whose zeros are whole groups, so that channels can be counted."""
+
 GROUPS: dict[str, Callable[[Tensor], Tensor]] = {
     "filters": tr.filters,
     "input-channels": tr.input_channels,

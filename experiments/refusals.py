@@ -3,7 +3,7 @@
 import torch
 
 from experiments.flags import Flags
-from experiments.penalties import GROUPED, JUMPING
+from experiments.penalties import COUNTABLE, GROUPED, JUMPING
 
 
 def mend(flags: Flags) -> str | None:
@@ -41,9 +41,9 @@ def mend(flags: Flags) -> str | None:
         ),
         (flags.multiple and not flags.each_layer, "--multiple needs --each-layer"),
         (
-            flags.multiple and flags.penalty not in GROUPED,
-            f"--multiple counts channels, and --penalty {flags.penalty} has none: give --penalty "
-            "group-l0",
+            flags.multiple and flags.penalty not in COUNTABLE,
+            f"--multiple counts channels, and --penalty {flags.penalty} zeroes single weights: "
+            "give --penalty group-l0",
         ),
         (
             flags.l2 and not elastic,

@@ -35,6 +35,10 @@ from experiments.errors import told
         ("--density 0.1 --each-layer --multiply-adds", "exclude each other"),
         ("--density 0.1 --multiple 8", "--multiple needs --each-layer"),
         ("--density 0.1 --each-layer --multiple 8", "--multiple counts channels, and --penalty l1"),
+        (
+            "--density 0.1 --each-layer --multiple 8 --penalty sparse-group-lasso",
+            "give --penalty group-l0",
+        ),
         ("--penalty l0 --strength 1e-3", "so its strength must rise slowly"),
         ("--penalty mcp --strength 1e-3 --penalty group-mcp --where fc1*", "leave --where out"),
         ("--strength 1e-3 --debias-lr 1e-3", "--debias-lr needs --debias-epochs"),

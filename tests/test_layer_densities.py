@@ -151,6 +151,24 @@ def test_it_refuses_what_is_not_bound(found: Any) -> None:
         layer_densities(found, 0.5)
 
 
+def test_a_state_has_the_penalties_in_the_order_of_the_regularizer() -> None:
+    """Whatever the order of the densities, and with a penalty that none is asked of."""
+
+    def made(*names: str) -> tuple[Problem, tr.TargetSparsity]:
+        problem = Problem({"0.weight": tr.L1(1.0), "2.weight": tr.L1(2.0)})
+        return problem, tr.TargetSparsity(problem.optimizer, dict.fromkeys(names, 0.5), end=30)
+
+    for names in (("2.weight", "0.weight"), ("2.weight",)):
+        problem, target = made(*names)
+        problem.train(5)
+        state = target.state_dict()
+        assert state["bases"] == [{"l1": 1.0}, {"l1": 2.0}]
+        other, resumed = made(*names)
+        resumed.load_state_dict(state)
+        assert resumed.strength == target.strength
+        assert other.regularizer.terms[0].penalty.strength == target.strength[0]
+
+
 @pytest.mark.parametrize("density", [0.0, 1.0, -0.5, float("nan"), True, "0.5"])
 def test_it_refuses_other_densities(density: float) -> None:
     with pytest.raises(ValueError, match="above 0 and below 1"):

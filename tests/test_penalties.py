@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.cases import CASES, LAYOUTS, STEPS, STRENGTHS, Case, sample
 from torchreg import L1, L2, ElasticNet, FixedSupport, Penalty, WeightedL1
+from torchreg.penalties.grouped import Grouped
 
 CONVEX = [case for case in CASES if case.convex]
 QUADRATIC = [case for case in CASES if case.quadratic]
@@ -245,6 +246,22 @@ def test_the_zeroing_factor_is_the_edge_of_the_prox(
         assert above.flatten()[i] == 0
 
 
+def test_what_is_kept_is_nonzero_after_the_prox_and_groups_are_kept_whole(case: Case) -> None:
+    w, step = torch.randn(8, 8), torch.rand(8, 8) + 0.1
+    penalty = case.make(0.3)
+    nonzero = penalty.prox(w, step) != 0
+    assert torch.equal(penalty.keeps(w, step), nonzero)
+    w[:, ::2] = 0.0
+    nonzero = penalty.prox(w, step) != 0
+    found = penalty.keeps(w, step)
+    if not (isinstance(penalty, Grouped) and penalty.whole):
+        assert torch.equal(found, nonzero)
+        return
+    by_group = penalty.groups(nonzero).any(1, keepdim=True)
+    assert torch.equal(penalty.groups(found), by_group.expand_as(penalty.groups(found)))
+    assert penalty.keeps(torch.zeros(4, 0), 1.0).shape == (4, 0)
+
+
 @pytest.mark.parametrize("name", sorted(IN_CLOSED_FORM))
 def test_the_zeroing_factor_is_infinite_at_a_step_of_zero(name: str) -> None:
     (case,) = (c for c in CASES if c.name == name)
@@ -354,16 +371,17 @@ def test_complex_weights_keep_the_laws(case: Case, penalty: Penalty, dtype: torc
 
 
 @pytest.mark.parametrize("steps", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
 def test_the_prox_has_the_precision_of_the_weight(
     case: Case, dtype: torch.dtype, steps: torch.dtype
 ) -> None:
     w, step = torch.randn(8, 8).to(dtype), (torch.rand(8, 8) + 0.1).to(steps)
     found = case.make(0.3).prox(w, step)
     assert found.dtype == dtype
-    exact = case.make(0.3).prox(w.double(), step.double())
+    wide = torch.promote_types(dtype, torch.float64)
+    exact = case.make(0.3).prox(w.to(wide), step.double())
     coarser = max(torch.finfo(kind).eps for kind in (dtype, steps))
-    torch.testing.assert_close(found.double(), exact, atol=8 * coarser, rtol=0)
+    torch.testing.assert_close(found.to(wide), exact, atol=8 * coarser, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -138,7 +138,7 @@ def to_csr(
             for call in calls:
                 call()
             # The shortest: what else the machine does only makes a call longer.
-            measured[name] = Measured(density, *map(min, in_turns(calls, seconds, on_cpu=x.is_cpu)))
+            measured[name] = Measured(density, *map(min, in_turns(calls, seconds, waiting=[x])))
         if measured[name].sparse < measured[name].dense:
             small.set_submodule(name, sparse)
     return small, measured

@@ -1,19 +1,19 @@
 """How long a forward pass takes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchreg.compaction.running import Example, check_model, run_once
 
 
 def in_turns(
-    calls: Sequence[Callable[[], object]], seconds: float, *, on_cpu: bool = True
+    calls: Sequence[Callable[[], object]], seconds: float, *, waiting: Iterable[Tensor] = ()
 ) -> list[list[float]]:
     """Time calls one after the other, again and again, so that all meet the same machine.
 
@@ -22,13 +22,18 @@ def in_turns(
     Args:
         calls: what to time.
         seconds: how long to go on, for each call. Each is timed at least once.
-        on_cpu: else the accelerator is waited for, before and after each call.
+        waiting: tensors whose accelerators are waited for, before and after each call.
 
     Returns:
         The seconds of every call.
     """
     # torch's own benchmark.timer asks for an accelerator each time, which can take 50 microseconds.
-    wait = _nothing if on_cpu else torch.accelerator.synchronize
+    devices = {x.device for x in waiting if not x.is_cpu}
+
+    def wait() -> None:
+        for device in devices:
+            torch.accelerator.synchronize(device)
+
     turns: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
     while not turns[0] or time.perf_counter() < end:
@@ -45,10 +50,6 @@ def check_seconds(seconds: float) -> None:
     """Raise a ValueError unless it is a time to measure for."""
     if not 0 < seconds < float("inf"):
         raise ValueError(f"seconds must be above 0 and finite, found {seconds!r}.")
-
-
-def _nothing() -> None:
-    """Wait for nothing."""
 
 
 class Latency(NamedTuple):
@@ -108,7 +109,7 @@ def latency(
             run_once(model, run)
         with torch.no_grad():
             calls = [partial(run.direct, model) for model in (before, after)]
-            on_cpu = all(x.device.type == "cpu" for x in run.tensors())
-            turns = in_turns(calls, seconds, on_cpu=on_cpu)
+            involved = [*run.tensors(), *before.parameters(), *after.parameters()]
+            turns = in_turns(calls, seconds, waiting=involved)
         timings.append(Latency(batch, *map(median, turns)))
     return timings

@@ -146,9 +146,14 @@ class Penalty(nn.Module, ABC):
         return None
 
     def keeps(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """What :meth:`prox` keeps, as bools shaped like w.
+        """What :meth:`prox` keeps, as bools shaped like w: what is nonzero after it.
 
-        What is nonzero after it; of a penalty that zeroes whole groups, the groups that are.
+        Where a penalty zeroes whole groups, a group is kept or not: the zero weights of one that
+        is kept count as kept, as nothing holds them at zero.
+
+        Args:
+            w: any shape.
+            step: as in :meth:`prox`, which raises what it raises.
         """
         return self.prox(w, step) != 0
 

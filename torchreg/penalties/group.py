@@ -47,6 +47,7 @@ class GroupLasso(Grouped):
     variables" (2006).
     """
 
+    whole = True
     formula = "strength*sum(norm(group))"
     formula_by_size = "strength*sum(sqrt(size)*norm(group))"
     strength = Strength()

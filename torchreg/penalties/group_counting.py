@@ -46,6 +46,7 @@ class GroupL0(Grouped):
     finite-dimensional linear subspaces" (2009).
     """
 
+    whole = True
     formula = "strength*count(nonzero groups)"
     formula_by_size = "strength*sum(size of nonzero groups)"
     strength = Strength()

@@ -53,6 +53,7 @@ class GroupMCP(Grouped):
     high-dimensional models" (2012), the group MCP of section 3.
     """
 
+    whole = True
     formula = "sum(mcp(strength; norm(group)))"
     formula_by_size = "sum(mcp(sqrt(size)*strength; norm(group)))"
     strength = Strength()

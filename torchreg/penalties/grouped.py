@@ -20,8 +20,8 @@ class Grouped(Penalty):
         by_size: whether the size of a group enters, as the root of its members or as stated.
     """
 
-    whole: ClassVar[bool] = True
-    """Whether zeros are whole groups: inside a group that is kept none is made."""
+    whole: ClassVar[bool]
+    """Whether the proximal map zeroes whole groups, and no weight of a group that it keeps."""
 
     formula_by_size: str
     """The formula where the size of a group enters, of penalties that have that choice."""
@@ -92,7 +92,8 @@ class Grouped(Penalty):
         if not self.whole:
             return found
         members, back = split(self.groups, found.float())
-        return back(members.amax(dim=1, keepdim=True).expand(members.shape)) != 0
+        kept = members.any(dim=1, keepdim=True).to(members.dtype)
+        return back(kept.expand(members.shape)) != 0
 
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:
         """The size of each coordinate of the vector from ``-grad`` to the subdifferential.

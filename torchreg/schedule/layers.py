@@ -49,7 +49,7 @@ def layer_densities(
         {'2.weight': 0.5}
     """
     given: Any = density
-    number = isinstance(given, Real) and not isinstance(given, bool)
+    number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
     if not number or not 0 < density < 1:
         raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
     multiple_of = positive("multiple_of", multiple_of)
@@ -66,13 +66,13 @@ def layer_densities(
     }
     found = {}
     for name, count in counts.items():
-        multiples = max(1, math.floor(density * count / multiple_of + 0.5))
+        multiples = max(1, math.floor(float(density) * count / multiple_of + 0.5))
         found[name] = min(1.0, multiples * multiple_of / count)
     if found and all(share == 1 for share in found.values()):
         raise ValueError(
             f"with multiple_of={multiple_of} every layer would stay whole: there are "
             f"{', '.join(f'{count} in {name}' for name, count in counts.items())}. Ask for a "
-            "smaller multiple or a smaller density."
+            f"smaller density{' or multiple' if multiple_of > 1 else ''}."
         )
     return found
 

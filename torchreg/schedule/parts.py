@@ -25,7 +25,7 @@ class Part:
     """What one density is asked of: penalties that share one factor."""
 
     density: float
-    """1 sets no strength and holds no zeros."""
+    """1 asks for nothing: no strength is found, and no zero is held."""
 
     bases: dict[Penalty, dict[str, float]]
     """The penalties, with their strengths at factor 1."""
@@ -78,7 +78,7 @@ def parts(
         p: [(n, w) for n, w, q in regularizer.items() if q is p] for p in own_penalties(regularizer)
     }
     if not isinstance(density, Mapping):
-        yield _part(density, list(acts), acts, cost, most="below 1")
+        yield _part(density, list(acts), acts, cost, whole=False)
         return
     if not density:
         raise ValueError("the mapping of densities is empty: give a selection its density.")
@@ -88,7 +88,7 @@ def parts(
         if twice := taken.intersection(penalties):
             raise ValueError(f"two densities are asked of {next(iter(twice))!r}.")
         taken.update(penalties)
-        yield _part(one, penalties, acts, cost, most="at most 1")
+        yield _part(one, penalties, acts, cost, whole=True)
 
 
 def _exactly(regularizer: Regularizer, where: Where, acts: Acts) -> list[Penalty]:
@@ -112,11 +112,12 @@ def _part(
     acts: Acts,
     cost: Mapping[str, float] | None,
     *,
-    most: str,
+    whole: bool,
 ) -> Part:
     given: Any = density
     number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
-    if not number or not 0 < density <= 1 or (density == 1 and most == "below 1"):
+    if not number or not 0 < density <= 1 or (density == 1 and not whole):
+        most = "at most 1" if whole else "below 1"
         raise ValueError(f"expected a density above 0 and {most}, found {density!r}.")
     costs = [(1.0 if cost is None else cost[n], w.numel()) for p in penalties for n, w in acts[p]]
     total = sum(cost * count for cost, count in costs)

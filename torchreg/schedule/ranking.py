@@ -88,7 +88,7 @@ def ranked(
 
 
 def smallest_factor(
-    ranked: Sequence[Ranked], scores: Sequence[Tensor | None], budget: float, guess: float
+    among: Sequence[Ranked], scores: Sequence[Tensor | None], budget: float, guess: float
 ) -> float:
     """The smallest factor at which the nonzero weights cost at most the budget.
 
@@ -96,7 +96,7 @@ def smallest_factor(
     step of a bisection.
 
     Args:
-        ranked: tensors whose penalties share one factor; a bisection changes their strengths.
+        among: tensors whose penalties share one factor; a bisection changes their strengths.
         scores: one of each.
         budget: the sum of the costs of what may be kept.
         guess: where a bisection begins.
@@ -105,16 +105,16 @@ def smallest_factor(
         A factor between that of the last weight to go and that of the first to stay; infinite where
         no factor up to 1e30 suffices.
     """
-    budget *= 1 + 1e-9  # a density times a count is rounded
+    budget *= 1 + 1e-12  # a density times a count is rounded
     if all(score is not None for score in scores):
         flat = [score.flatten() for score in scores if score is not None]
-        return _between(flat, [one.cost for one in ranked], budget)
+        return _between(flat, [one.cost for one in among], budget)
 
     def spent(factor: float) -> float:
-        pairs = zip(ranked, scores, strict=True)
+        pairs = zip(among, scores, strict=True)
         return sum(one.cost * int(one.kept(factor, score).sum()) for one, score in pairs)
 
-    if not all(bool(torch.isfinite(one.weight).all()) for one in ranked):
+    if not all(bool(torch.isfinite(one.weight).all()) for one in among):
         raise ValueError(DIVERGED)
     high = guess if guess > 0 else 1.0
     while spent(high) > budget:

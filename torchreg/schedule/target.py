@@ -13,7 +13,7 @@ from torchreg.proximal import ProximalOptimizer
 from torchreg.schedule.parts import Part, jumping, parts
 from torchreg.schedule.ranking import Ranked, ranked, smallest_factor
 from torchreg.schedule.shapes import cubic
-from torchreg.schedule.strength import own_penalties, same_strengths
+from torchreg.schedule.strength import own_penalties, same_strengths, strengths
 
 
 class TargetSparsity:
@@ -42,7 +42,7 @@ class TargetSparsity:
         density: nonzero weights over all penalised weights, above 0 and below 1; a group counts
             whole. Or a mapping from what to select (as in :func:`torchreg.select`) to a density
             each, such as :func:`torchreg.schedule.layer_densities`: a selection must be exactly
-            what one or more of the regularizer's penalties act on, and 1 zeroes nothing of it.
+            what one or more of the regularizer's penalties act on, and 1 asks nothing of it.
         end: the optimizer step at which the ramp has come down.
         begin: the step at which it starts, after a dense warm-up.
         hold: the step from which the support is fixed. Default: ``end``.
@@ -56,7 +56,7 @@ class TargetSparsity:
 
     Raises:
         TypeError: the optimizer is not proximal.
-        ValueError: a density outside (0, 1), or below one weight; a penalty that makes no zeros
+        ValueError: a density out of its range, or below one weight; a penalty that makes no zeros
             (L2) or has strength 0; steps out of order; a parameter that the optimizer lacks; a
             cost that is missing or negative; a selection that cuts through a penalty's.
         RuntimeError: from ``step``, no strength reaches the density, or groups are so large that
@@ -120,12 +120,13 @@ class TargetSparsity:
         self.cost = None if cost is None else dict(cost)
         self.steps = 0
         """Optimizer steps taken so far."""
-        self._penalties = own_penalties(optimizer.regularizer)
+        self._bases = {p: strengths(p) for p in own_penalties(optimizer.regularizer)}
         self._zeroed: dict[str, Tensor] = {}
         jump = jumping(optimizer.regularizer)
-        self._ahead = {p: 0 if p in jump else horizon for p in self._penalties}
+        self._ahead = {p: 0 if p in jump else horizon for p in self._bases}
         self._parts = list(parts(optimizer, density, self.cost))
         for part in self._parts:
+            self._bases |= part.bases
             self._set(part, 0.0)
         self._hook = optimizer.register_before_prox_hook(self._after_move)
 
@@ -141,7 +142,7 @@ class TargetSparsity:
     @property
     def strength(self) -> list[float]:
         """The strength of each penalty of the regularizer as it is set now."""
-        return [penalty.strength for penalty in self._penalties]
+        return [penalty.strength for penalty in self._bases]
 
     @torch.no_grad()
     def _after_move(self) -> None:
@@ -218,15 +219,12 @@ class TargetSparsity:
     def _set(self, part: Part, factor: float) -> None:
         part.set(max(factor, 1.0) if self.at_most else factor)
 
-    def _bases(self) -> list[dict[str, float]]:
-        return [base for part in self._parts for base in part.bases.values()]
-
     def state_dict(self) -> dict[str, Any]:
         """Steps, strengths and the fixed support: all that a resumed training needs."""
         return {
             "steps": self.steps,
             "factors": [part.factor for part in self._parts],
-            "bases": [dict(base) for base in self._bases()],
+            "bases": [dict(base) for base in self._bases.values()],
             "zeroed": dict(self._zeroed),
         }
 
@@ -241,12 +239,12 @@ class TargetSparsity:
                 f"this is no state of a TargetSparsity: it lacks {', '.join(sorted(missing))}."
             )
         factors, bases = state_dict["factors"], state_dict["bases"]
-        if len(factors) != len(self._parts) or len(bases) != len(own := self._bases()):
+        if len(factors) != len(self._parts) or len(bases) != len(self._bases):
             raise ValueError(
                 f"this state is of {len(factors)} densities and {len(bases)} penalties, the target "
-                f"has {len(self._parts)} and {len(own)}."
+                f"has {len(self._parts)} and {len(self._bases)}."
             )
-        same_strengths(own, bases)
+        same_strengths(self._bases.values(), bases)
         held = self.optimizer.regularizer.selection()
         for name, zeroed in state_dict["zeroed"].items():
             if name not in held or held[name].shape != zeroed.shape:
@@ -255,7 +253,7 @@ class TargetSparsity:
                     "is not what is penalised here: it is of another model or selection."
                 )
         self.steps = state_dict["steps"]
-        for mine, base in zip(own, bases, strict=True):
+        for mine, base in zip(self._bases.values(), bases, strict=True):
             mine.update(base)
         self._zeroed = {n: z.to(held[n].device) for n, z in state_dict["zeroed"].items()}
         for part, factor in zip(self._parts, factors, strict=True):
