@@ -13,11 +13,12 @@ _SAME = {"seed", "data_dir", "out", "fresh", "device"}
 def telling(run: Mapping[str, Any]) -> dict[str, str]:
     """The flags that set a run apart from those of other seeds, and not of older versions.
 
-    A run that it was given has its own seed, so in the path of that the seed is left open.
+    A run that it was given has its own seed, so from the path of that the seed is left out:
+    ``runs/dense`` of seed 0, ``runs/dense-1`` and ``runs/dense-seed2`` are one.
     """
     flags = {k: v for k, v in run["flags"].items() if k not in _SAME and v not in (None, False)}
-    own_seed = rf"(?<!\d){run['flags']['seed']}(?!\d)"
-    return {k: re.sub(own_seed, "*", v) if k in NAMED else str(v) for k, v in flags.items()}
+    own_seed = rf"[-_.]?(seed)?(?<!\d){run['flags']['seed']}(?!\d)"
+    return {k: re.sub(own_seed, "", v) if k in NAMED else str(v) for k, v in flags.items()}
 
 
 def setting(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:

@@ -78,8 +78,8 @@ def test_taught_seeds_are_averaged_each_with_its_own_teacher(tmp_path: Path) -> 
     runs = [
         write_run(tmp_path / name, "--strength", "1e-4", "--seed", seed, *more, errors=errors)
         for name, seed, more in (
-            ("taught0", "0", ["--teacher", "dense0"]),
-            ("taught1", "1", ["--teacher", "dense1"]),
+            ("taught0", "0", ["--teacher", "dense"]),
+            ("taught1", "1", ["--teacher", "dense-seed1"]),
             ("otherwise0", "0", ["--teacher", "caffe0"]),
             ("started0", "0", ["--start", "dense0"]),
             ("shift0", "0", []),
@@ -92,8 +92,8 @@ def test_taught_seeds_are_averaged_each_with_its_own_teacher(tmp_path: Path) -> 
     (runs[4] / "result.json").write_text(json.dumps(result))
     rows = compare.collect(compare.read_runs(runs))
     assert [(row.setting, row.seeds) for row in rows] == [
-        ("lenet-300-100 l1 0.0001 taught teacher dense*", 2),
-        ("lenet-300-100 l1 0.0001 taught teacher caffe*", 1),
+        ("lenet-300-100 l1 0.0001 taught teacher dense", 2),
+        ("lenet-300-100 l1 0.0001 taught teacher caffe", 1),
         ("lenet-300-100 l1 0.0001 fine-tuned", 1),
         ("lenet-300-100 l1 0.0001 flip off limit 5", 1),
         ("lenet-300-100 l1 0.0001 flip off limit default", 1),
