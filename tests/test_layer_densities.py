@@ -9,6 +9,7 @@ from torch import nn
 import torchreg as tr
 from tests.test_lightning_mixin import Proximal, fit
 from tests.test_target_sparsity import OPTIMIZERS, Problem
+from torchreg.lightning import Debias
 from torchreg.lightning import TargetSparsity as Callback
 from torchreg.schedule import layer_densities
 
@@ -124,6 +125,14 @@ def test_whole_groups_that_are_a_rounded_share_are_all_kept() -> None:
 def test_where_nothing_is_to_be_zeroed_no_density_was_missed() -> None:
     # A warning would be an error.
     fit(Proximal(), callbacks=[Callback({"*weight": 1.0}, end=0.5)])
+
+
+@pytest.mark.parametrize("density", [0.5, {"*weight": 0.5}])
+def test_debiasing_before_the_density_is_held_says_so(density: Any) -> None:
+    callbacks = [Callback(density, end=0.75), Debias(1)]
+    with pytest.raises(RuntimeError, match=r"fix_support or Debias .* before the density was held"):
+        fit(Proximal(), callbacks=callbacks, max_epochs=4)
+    fit(Proximal(), callbacks=[Callback(density, end=0.5), Debias(3)], max_epochs=4)
 
 
 def test_penalties_that_zero_single_weights_count_no_groups() -> None:

@@ -86,10 +86,31 @@ def test_a_concavity_out_of_range_is_refused(kind: Any, name: str, bad: float) -
         kind(0.1, bad)
 
 
+@pytest.mark.parametrize(
+    ("penalty", "name"),
+    [
+        (tr.MCP(0.1), "concavity"),
+        (tr.SCAD(0.1), "concavity"),
+        (tr.LogSum(0.1, 1.0), "width"),
+        (tr.GroupMCP(0.1, groups=tr.rows), "concavity"),
+    ],
+)
+def test_a_shape_set_later_is_checked_as_well(penalty: tr.Penalty, name: str) -> None:
+    before = getattr(penalty, name)
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"{name} must be above"):
+            setattr(penalty, name, bad)
+    with pytest.raises(TypeError, match=f"{name} must be a number"):
+        setattr(penalty, name, "3")
+    assert getattr(penalty, name) == before
+    setattr(penalty, name, 5)
+    assert f"{name}=5" in repr(penalty)
+
+
 def test_other_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="concavity must be above 1, found 1"):
+    with pytest.raises(ValueError, match="concavity must be above 1 and finite, found 1"):
         tr.SCAD(0.1, 1.0)
-    with pytest.raises(ValueError, match="concavity must be above 1, found -1"):
+    with pytest.raises(ValueError, match="concavity must be above 1 and finite, found -1"):
         tr.SCAD(0.1, concavity=-1)
     with pytest.raises(ValueError, match="width must be above 0"):
         tr.LogSum(0.1, 0.0)

@@ -1,11 +1,9 @@
 """The contract that every penalty keeps; solvers, reports and tests use nothing else."""
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from numbers import Real
-from typing import Any, ClassVar, Self, overload
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,51 +12,6 @@ from torchreg import distributed
 from torchreg.prox import ClosedForm
 
 Weights = Tensor | Mapping[str, Tensor] | Iterable[Tensor]
-
-
-class Strength:
-    """An attribute that holds a strength: a finite float of at least zero, else an error.
-
-    Assigning to it later, as a schedule does, is checked in the same way.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> float: ...
-    def __get__(self, instance: object | None, owner: type) -> "Self | float":
-        if instance is None:
-            return self
-        value: float = instance.__dict__["_" + self.name]
-        return value
-
-    def __set__(self, instance: object, value: Any) -> None:
-        instance.__dict__["_" + self.name] = as_strength(self.name, value)
-
-
-def as_strength(name: str, value: Any) -> float:
-    """Return value as a float, or say why it is no strength.
-
-    Raises:
-        TypeError: not a number (a bool, a string, a tensor of several elements).
-        ValueError: negative, NaN or infinite.
-    """
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{name} must be a number such as 1e-4, found {value!r} of type {type(value).__name__}."
-        )
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0, found {number}.")
-    return number
 
 
 class Penalty(nn.Module, ABC):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from torchreg import prox
-from torchreg.penalties.base import Strength, check_step
+from torchreg.penalties.attributes import Strength
+from torchreg.penalties.base import check_step
 from torchreg.penalties.radial import Radial
 
 

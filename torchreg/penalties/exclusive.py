@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from torchreg.groups import Grouping
-from torchreg.penalties.base import Strength, accumulation_dtype, largest
+from torchreg.penalties.attributes import Strength
+from torchreg.penalties.base import accumulation_dtype, largest
 from torchreg.penalties.grouped import Grouped
 from torchreg.penalties.radial import resized
 from torchreg.prox import soft_threshold

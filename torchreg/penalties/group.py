@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from torchreg.groups import Grouping
-from torchreg.penalties.base import Strength, accumulation_dtype, as_strength
+from torchreg.penalties.attributes import Strength, as_strength
+from torchreg.penalties.base import accumulation_dtype
 from torchreg.penalties.grouped import Grouped, directions, from_ball, norms
 from torchreg.penalties.newton import shrink_groups
 from torchreg.prox import soft_threshold

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from torchreg.groups import Grouping, name_of
 from torchreg.groups.dealing import positive
-from torchreg.penalties.base import Strength, largest
+from torchreg.penalties.attributes import Strength
+from torchreg.penalties.base import largest
 from torchreg.penalties.grouped import Grouped, norms
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.groups import Grouping
-from torchreg.penalties.base import Strength
+from torchreg.penalties.attributes import Above, Strength
 from torchreg.penalties.grouped import Grouped, directions, from_ball, norms
 from torchreg.penalties.newton import shrink_groups
-from torchreg.penalties.nonconvex import MCP, above
+from torchreg.penalties.nonconvex import MCP
 
 SCAN = 32
 """Points at which a group with steps on both sides of the concavity is tried. Of 190,000 random
@@ -57,13 +57,14 @@ class GroupMCP(Grouped):
     formula = "sum(mcp(strength; norm(group)))"
     formula_by_size = "sum(mcp(sqrt(size)*strength; norm(group)))"
     strength = Strength()
+    concavity = Above(0)
 
     def __init__(
         self, strength: float, groups: Grouping, *, concavity: float = 3.0, by_size: bool = True
     ) -> None:
         super().__init__(groups, by_size=by_size)
         self.strength = strength
-        self.concavity = above("concavity", concavity, 0)
+        self.concavity = concavity
 
     def value(self, w: Tensor) -> Tensor:
         """The sum of MCP over group norms. The gradient at a zero group is 0."""

@@ -6,7 +6,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from torchreg.penalties.base import Strength, as_strength, largest
+from torchreg.penalties.attributes import Above, Strength
+from torchreg.penalties.base import largest
 from torchreg.penalties.radial import Radial
 
 
@@ -43,11 +44,12 @@ class MCP(Radial):
 
     formula = "sum(strength*|w| - w^2/(2*concavity)), constant from concavity*strength"
     strength = Strength()
+    concavity = Above(0)
 
     def __init__(self, strength: float, concavity: float = 3.0) -> None:
         super().__init__()
         self.strength = strength
-        self.concavity = above("concavity", concavity, 0)
+        self.concavity = concavity
 
     def rho(self, size: Tensor) -> Tensor:
         """``strength * r - r^2 / (2 * concavity)`` with r held to the knot."""
@@ -111,11 +113,12 @@ class SCAD(Radial):
 
     formula = "sum(scad(|w|)), slope strength to 0 at concavity*strength"
     strength = Strength()
+    concavity = Above(1)
 
     def __init__(self, strength: float, concavity: float = 3.7) -> None:
         super().__init__()
         self.strength = strength
-        self.concavity = above("concavity", concavity, 1)
+        self.concavity = concavity
 
     def rho(self, size: Tensor) -> Tensor:
         """The integral of the slope: linear, quadratic, constant."""
@@ -189,11 +192,12 @@ class LogSum(Radial):
 
     formula = "strength*width*sum(log(1 + |w|/width))"
     strength = Strength()
+    width = Above(0)
 
     def __init__(self, strength: float, width: float) -> None:
         super().__init__()
         self.strength = strength
-        self.width = above("width", width, 0)
+        self.width = width
 
     def rho(self, size: Tensor) -> Tensor:
         """``strength * width * log(1 + size / width)``."""
@@ -229,12 +233,3 @@ class LogSum(Radial):
     def extra_repr(self) -> str:
         """Show the strength and the width as the constructor takes them."""
         return f"{self.strength:.12g}, width={self.width:.12g}"
-
-
-def above(name: str, value: float, least: float) -> float:
-    """Return a finite number above ``least``, or say what is wrong with it."""
-    negative = isinstance(value, int | float) and value < 0  # told with the bound that holds here
-    number = float(value) if negative else as_strength(name, value)
-    if not number > least:
-        raise ValueError(f"{name} must be above {least}, found {number:.12g}.")
-    return number

@@ -4,7 +4,8 @@ from typing import Self, final
 
 from torch import Tensor
 
-from torchreg.penalties.base import Strength, as_strength, largest
+from torchreg.penalties.attributes import Strength, as_strength
+from torchreg.penalties.base import largest
 from torchreg.penalties.elastic import Elastic
 
 

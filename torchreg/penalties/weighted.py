@@ -5,7 +5,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from torchreg.penalties.base import Penalty, Strength, accumulation_dtype, check_step
+from torchreg.penalties.attributes import Strength
+from torchreg.penalties.base import Penalty, accumulation_dtype, check_step
 from torchreg.prox import soft_threshold
 
 

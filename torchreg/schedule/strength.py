@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from torchreg.penalties.base import Penalty, Strength
+from torchreg.penalties.attributes import Strength
+from torchreg.penalties.base import Penalty
 from torchreg.regularizer import Regularizer
 from torchreg.schedule.shapes import Shape
 

@@ -60,7 +60,8 @@ class TargetSparsity:
             (L2) or has strength 0; steps out of order; a parameter that the optimizer lacks; a
             cost that is missing or negative; a selection that cuts through a penalty's.
         RuntimeError: from ``step``, no strength reaches the density, or groups are so large that
-            it leaves none; something else has set the strengths as well.
+            it leaves none; something else has set the strengths as well, or has replaced the
+            penalties before the density was held.
 
     Warns:
         UserWarning: from ``step``, the density that is held is more than 2 % (relative) below the
@@ -174,6 +175,12 @@ class TargetSparsity:
         try:
             horizon = {penalty: max(1, ahead) for penalty, ahead in self._ahead.items()}
             found = list(ranked(self.optimizer, part, self.cost, horizon))
+            if not found:
+                raise RuntimeError(
+                    "the penalties that TargetSparsity steers are bound to the optimizer no more: "
+                    "fix_support or Debias has taken their place before the density was held, at "
+                    f"step {self.hold}. Let it come after that step."
+                )
             scores = [one.score() for one in found]
             factor = smallest_factor(found, scores, density * part.total, part.factor)
             return found, scores, factor
