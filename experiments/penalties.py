@@ -1,6 +1,7 @@
 """The penalties, and the groups for them, that flags can name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,13 +16,13 @@ SINGLE: dict[str, Callable[[float], tr.Penalty]] = {
     "mcp": tr.MCP,
     "scad": tr.SCAD,
 }
-GROUPED: dict[str, Callable[..., tr.Penalty]] = {
+GROUPED: dict[str, Any] = {
     "group-lasso": tr.GroupLasso,
     "sparse-group-lasso": tr.SparseGroupLasso,
     "group-mcp": tr.GroupMCP,
     "group-l0": tr.GroupL0,
 }
-COUNTABLE = {"group-lasso", "group-mcp", "group-l0"}
+COUNTABLE = {name for name, penalty in GROUPED.items() if penalty.whole}
 """Those whose zeros are whole groups, so that channels can be counted."""
 
 GROUPS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,7 +1,6 @@
 """A density for each layer by itself, in channels that a processor's vectors are filled by."""
 
 import math
-from numbers import Real
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torchreg.groups.dealing import positive
 from torchreg.penalties import Penalty
 from torchreg.penalties.grouped import Grouped
 from torchreg.regularizer import Regularizer
+from torchreg.schedule.parts import check_density
 
 
 def layer_densities(
@@ -48,10 +48,7 @@ def layer_densities(
         >>> layer_densities(regularizer, 0.4, multiple_of=16)
         {'2.weight': 0.5}
     """
-    given: Any = density
-    number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
-    if not number or not 0 < density < 1:
-        raise ValueError(f"expected a density above 0 and below 1, found {density!r}.")
+    check_density(density, whole=False)
     multiple_of = positive("multiple_of", multiple_of)
     bound: Any = regularizer
     if not isinstance(bound, Regularizer):

@@ -114,11 +114,7 @@ def _part(
     *,
     whole: bool,
 ) -> Part:
-    given: Any = density
-    number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
-    if not number or not 0 < density <= 1 or (density == 1 and not whole):
-        most = "at most 1" if whole else "below 1"
-        raise ValueError(f"expected a density above 0 and {most}, found {density!r}.")
+    check_density(density, whole=whole)
     costs = [(1.0 if cost is None else cost[n], w.numel()) for p in penalties for n, w in acts[p]]
     total = sum(cost * count for cost, count in costs)
     if total == 0:
@@ -129,6 +125,15 @@ def _part(
             "weights: ask for more."
         )
     return Part(density, {p: strengths(p) for p in penalties}, total)
+
+
+def check_density(density: float, *, whole: bool) -> None:
+    """Raise a ValueError unless it is above 0 and below 1; 1 is one as well where ``whole`` is."""
+    given: Any = density
+    number = isinstance(given, Real | torch.Tensor) and not isinstance(given, bool)
+    if not number or not 0 < density <= 1 or (density == 1 and not whole):
+        most = "at most 1" if whole else "below 1"
+        raise ValueError(f"expected a density above 0 and {most}, found {density!r}.")
 
 
 def jumping(regularizer: Regularizer) -> set[Penalty]:

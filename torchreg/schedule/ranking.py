@@ -62,7 +62,7 @@ def ranked(
     optimizer: ProximalOptimizer,
     part: Part,
     cost: Mapping[str, float] | None,
-    horizon: Mapping[Penalty, int],
+    ahead: Mapping[Penalty, int],
 ) -> Iterator[Ranked]:
     """What the penalties of a part act on, after the optimizer's move.
 
@@ -70,7 +70,7 @@ def ranked(
         optimizer: whose step sizes are meant; a parameter without a gradient does not move.
         part: penalties that share one factor.
         cost: by parameter name; None for 1 each.
-        horizon: in how many steps each penalty is to zero what it should.
+        ahead: in how many steps each penalty is to zero what it should; 0 for one that jumps.
     """
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     for name, weight, penalty in optimizer.regularizer.items():
@@ -82,7 +82,7 @@ def ranked(
             state = optimizer.state.get(weight, {})
             found = view(optimizer.metric(groups[weight], weight, state))
             step = found.bounded(0.0) if isinstance(found, StepSize) else found
-            step = step if horizon[penalty] == 1 else step * horizon[penalty]
+            step = step * ahead[penalty] if ahead[penalty] else step
         price = 1.0 if cost is None else float(cost[name])
         yield Ranked(name, view(weight), step, penalty, part.bases[penalty], price)
 

@@ -126,8 +126,9 @@ class TargetSparsity:
         jump = jumping(optimizer.regularizer)
         self._ahead = {p: 0 if p in jump else horizon for p in self._bases}
         self._parts = list(parts(optimizer, density, self.cost))
+        self._asking = [part for part in self._parts if part.density < 1]
         for part in self._parts:
-            self._bases |= part.bases
+            self._bases |= part.bases  # the same dicts: a state is loaded into both
             self._set(part, 0.0)
         self._hook = optimizer.register_before_prox_hook(self._after_move)
 
@@ -138,7 +139,7 @@ class TargetSparsity:
     @property
     def holding(self) -> bool:
         """Whether the support is fixed; where nothing is to be zeroed it always is."""
-        return bool(self._zeroed) or all(part.density == 1 for part in self._parts)
+        return bool(self._zeroed) or not self._asking
 
     @property
     def strength(self) -> list[float]:
@@ -154,17 +155,15 @@ class TargetSparsity:
         if self._zeroed:
             self._project()
         elif step >= self.hold:
-            for part in self._parts:
+            for part in self._asking:
                 self._fix(part)
             self._project()
         elif step >= self.begin and (step - self.begin) % self.every == 0:
-            for part in self._parts:
+            for part in self._asking:
                 self._solve(part, step - self.begin)
 
     def _solve(self, part: Part, step: int) -> None:
         """Set the strength that leads to the density of the ramp."""
-        if part.density == 1:
-            return
         ahead = min(self._ahead[penalty] for penalty in part.bases)
         wanted = cubic(self.end - self.begin, start=1.0, end=part.density)(step + ahead)
         *_, factor = self._found(part, wanted)
@@ -173,8 +172,7 @@ class TargetSparsity:
     def _found(self, part: Part, density: float) -> tuple[list[Ranked], list[Tensor | None], float]:
         """The smallest factor for a density, and what it was found from; the strengths stay."""
         try:
-            horizon = {penalty: max(1, ahead) for penalty, ahead in self._ahead.items()}
-            found = list(ranked(self.optimizer, part, self.cost, horizon))
+            found = list(ranked(self.optimizer, part, self.cost, self._ahead))
             if not found:
                 raise RuntimeError(
                     "the penalties that TargetSparsity steers are bound to the optimizer no more: "
@@ -189,8 +187,6 @@ class TargetSparsity:
 
     def _fix(self, part: Part) -> None:
         """Choose the support, and lift the penalty from it."""
-        if part.density == 1:
-            return
         found, scores, factor = self._found(part, part.density)
         budget = part.density * part.total
         if factor == float("inf"):
