@@ -31,6 +31,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import torchreg as tr
+from tests.processes import leave
 from torchreg import distributed, prox
 
 L1, L2 = 0.02, 0.01
@@ -378,3 +379,4 @@ def main(folder: str) -> None:
 if __name__ == "__main__":
     warnings.filterwarnings("error", module="torchreg")
     main(sys.argv[1])
+    leave()

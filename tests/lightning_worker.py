@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
+from tests.processes import leave
 from tests.test_lightning_mixin import InLoss, Proximal, data, loader, trainer
 from torchreg import distributed
 from torchreg.lightning import Debias, SparsityMonitor
@@ -74,3 +75,4 @@ def main(folder: str) -> None:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     main(sys.argv[1])
+    leave()

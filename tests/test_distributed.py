@@ -1,9 +1,6 @@
 """Two and four real processes, their weights sharded in every way, equal one process."""
 
 import math
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,26 +10,9 @@ import torch
 
 from tests import distributed_worker as worker
 from tests.distributed_worker import LAYOUTS, OPTIMIZERS, TRAININGS, Layout
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import torchrun
 
 pytestmark = pytest.mark.slow
-
-
-def torchrun(processes: int, *arguments: str) -> str:
-    """Run a module of this repository in several processes; what they print."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone",
-         f"--nproc-per-node={processes}", "-m", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

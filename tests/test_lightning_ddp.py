@@ -15,6 +15,7 @@ import os, sys, warnings
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler
+from tests.processes import leave
 from tests.test_lightning_mixin import InLoss, Proximal, data, loader, trainer
 from torchreg.lightning import SparsityMonitor
 
@@ -30,6 +31,7 @@ for module in (Proximal(), InLoss()):
     names = ["train/task_loss", "train/penalty", "train/sparsity", "sparsity/total"]
     metrics = {name: running.callback_metrics[name] for name in names}
     torch.save((module.state_dict(), metrics), f"{sys.argv[1]}/{type(module).__name__}{rank}.pt")
+leave()
 """
 
 
