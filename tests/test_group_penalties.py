@@ -164,6 +164,8 @@ def test_bad_arguments_name_the_mend() -> None:
     for bad in (-0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match="l1_share must be"):
             tr.SparseGroupLasso(0.1, tr.rows, l1_share=bad)
+        with pytest.raises(ValueError, match="l1_share must be"):
+            tr.SparseGroupLasso(0.1, tr.rows).l1_share = bad
     for bad in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="concavity must be"):
             tr.GroupMCP(0.1, tr.rows, concavity=bad)

@@ -242,8 +242,9 @@ def test_it_says_what_is_wrong() -> None:
         tr.path(regularizer, loss, points=0)
     with pytest.raises(ValueError, match="finite and at least 0"):
         tr.path(regularizer, loss, strengths=[-1.0])
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        tr.path(regularizer, loss, ratio=2.0)
+    for ratio in (2.0, "a"):
+        with pytest.raises(ValueError, match=f"below 1, found {ratio!r}"):
+            tr.path(regularizer, loss, ratio=ratio)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no finite strength"):
         tr.critical_strength(tr.Regularizer(zeros(10), tr.L2(1.0)), loss)
     with pytest.raises(ValueError, match="no finite strength"):

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -171,8 +171,9 @@ def grid(highest: float, *, points: int, ratio: float) -> list[float]:
     given: Any = points
     if not isinstance(given, Integral) or int(given) < 1:
         raise ValueError(f"a path needs at least one point, an integer; found points={points!r}.")
-    if not 0 < ratio < 1:
-        raise ValueError(f"ratio must be between 0 and 1, found {ratio}.")
+    share: Any = ratio
+    if not isinstance(share, Real) or not 0 < ratio < 1:
+        raise ValueError(f"ratio must be a number above 0 and below 1, found {ratio!r}.")
     if points == 1:
         return [highest]
     return [highest * ratio ** (i / (points - 1)) for i in range(points)]

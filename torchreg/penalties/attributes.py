@@ -61,6 +61,17 @@ class Above(Checked):
         return number
 
 
+class Share(Checked):
+    """A number from 0 to 1."""
+
+    def check(self, value: Any) -> float:
+        """:func:`as_strength`, and no more than all."""
+        number = as_strength(self.name, value)
+        if number > 1:
+            raise ValueError(f"{self.name} must be between 0 and 1, found {number:.12g}.")
+        return number
+
+
 def as_strength(name: str, value: Any) -> float:
     """Return value as a float, or say why it is no strength.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchreg.groups import Grouping
-from torchreg.penalties.attributes import Strength, as_strength
+from torchreg.penalties.attributes import Share, Strength
 from torchreg.penalties.base import accumulation_dtype
 from torchreg.penalties.grouped import Grouped, directions, from_ball, norms
 from torchreg.penalties.newton import shrink_groups
@@ -121,15 +121,14 @@ class SparseGroupLasso(Grouped):
     formula = "strength*(l1_share*sum|w| + (1 - l1_share)*sum(norm(group)))"
     formula_by_size = "strength*(l1_share*sum|w| + (1 - l1_share)*sum(sqrt(size)*norm(group)))"
     strength = Strength()
+    l1_share = Share()
 
     def __init__(
         self, strength: float, groups: Grouping, *, l1_share: float = 0.5, by_size: bool = True
     ) -> None:
         super().__init__(groups, by_size=by_size)
         self.strength = strength
-        self.l1_share = as_strength("l1_share", l1_share)
-        if self.l1_share > 1:
-            raise ValueError(f"l1_share must be between 0 and 1, found {self.l1_share:.12g}.")
+        self.l1_share = l1_share
 
     def value(self, w: Tensor) -> Tensor:
         """The sum of sizes and of group norms. The gradient at zero is 0."""
