@@ -25,7 +25,8 @@ from torchreg.penalties import L1, L2, ElasticNet, FixedSupport, Penalty
 from torchreg.penalties import L0, MCP, SCAD, LHalf, LogSum, WeightedL1
 from torchreg.penalties import GroupL0, GroupLasso, GroupMCP, SparseGroupLasso
 from torchreg.penalties import AtMost, ExclusiveLasso
-from torchreg.regularizer import Regularizer, fix_support
+from torchreg.regularizer import Regularizer
+from torchreg.debiasing import fix_support
 from torchreg.reweighting import reweighted
 
 # The proximal optimizer

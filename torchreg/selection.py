@@ -6,63 +6,17 @@ between, and a selection reads through them.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.parametrize import is_parametrized
-from torch.optim.swa_utils import AveragedModel
+
+from torchreg.slots import Slot, is_bias, is_normalisation, walk
 
 Predicate = Callable[[str, nn.Parameter], bool]
 Where = str | type[nn.Module] | Predicate | Iterable["str | type[nn.Module] | Predicate"]
-
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_WRAPPING_NAMES = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_WRAPPING_MODULES = (DataParallel, DistributedDataParallel, AveragedModel)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of one parameter in a model, looked up anew at each use.
-
-    A new head, FSDP2 and ``load_state_dict(assign=True)`` put other objects in the same place,
-    so neither the Parameter nor the layer that holds it is kept.
-    """
-
-    name: str
-    model: nn.Module
-    path: str
-    """The way from the model to the parameter, wrappers and parametrizations included."""
-
-    layer: type[nn.Module]
-    """The type of the layer that uses it, be it through a parametrization."""
-
-    role: str
-    """What that layer calls it: ``weight``, ``bias``, ..."""
-
-    alias: str
-    """The name without its parametrization: ``fc.weight``."""
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The Parameter that is in this place now."""
-        owner: nn.Module | None = self.model
-        *modules, attribute = self.path.split(".")
-        for name in modules:
-            owner = owner._modules.get(name) if owner is not None else None
-        found = owner._parameters.get(attribute) if owner is not None else None
-        if found is None:
-            raise RuntimeError(
-                f"the parameter {self.name!r} is no longer in the model: found nothing under "
-                f"{type(self.model).__name__}.{self.path}. Build the selection or the Regularizer "
-                "again after the model's layers have been renamed, removed or parametrised."
-            )
-        return found
 
 
 def select(
@@ -117,7 +71,7 @@ def slots(
             f"expected a torch.nn.Module to select from, found {type(model).__name__}: pass the "
             "model itself, not its parameters."
         )
-    found = list(_walk(model, model))
+    found = list(walk(model, model))
     chosen = _matching(found, model, where)
     if exclude is not None:
         left = chosen - _matching(found, model, exclude)
@@ -135,49 +89,6 @@ def slots(
                 "through the model before selecting from it."
             )
     return list(first.values())
-
-
-def is_normalisation(slot: Slot) -> bool:
-    """Whether a slot belongs to a normalisation layer."""
-    return issubclass(slot.layer, _NORMS)
-
-
-def is_bias(slot: Slot) -> bool:
-    """Whether a slot is a bias by name: ``bias``, ``bias_k``, ``in_proj_bias``, ..."""
-    return "bias" in slot.role
-
-
-def _walk(
-    model: nn.Module,
-    module: nn.Module,
-    name: str = "",
-    path: str = "",
-    used: tuple[type[nn.Module], str, str] | None = None,
-) -> Iterator[Slot]:
-    """Every slot below a module, tied ones under each of their names, wrappers left out.
-
-    ``used`` is the layer, role and alias of a parametrised tensor, where the module is a
-    parametrization of it.
-    """
-    for attribute, parameter in module._parameters.items():
-        if parameter is not None:
-            full = name + attribute
-            use = used or (type(module), attribute, full)
-            yield Slot(full, model, path + attribute, *use)
-    for child_name, child in module._modules.items():
-        if child is None:
-            continue
-        below = f"{path}{child_name}."
-        if child_name == "parametrizations" and is_parametrized(module):
-            for role, parametrization in child.named_children():
-                use = (type(module), role, name + role)
-                inside = f"{name}parametrizations.{role}."
-                yield from _walk(model, parametrization, inside, f"{below}{role}.", use)
-            continue
-        wrapped = child_name in _WRAPPING_NAMES or (
-            child_name == "module" and isinstance(module, _WRAPPING_MODULES)
-        )
-        yield from _walk(model, child, name if wrapped else f"{name}{child_name}.", below, used)
 
 
 def _is_weight(slot: Slot) -> bool:
@@ -226,7 +137,7 @@ def _matching_one(
             raise TypeError(
                 f"expected a module type such as torch.nn.Linear, found {where.__name__}."
             )
-        inside = (slot for m in model.modules() if isinstance(m, where) for slot in _walk(m, m))
+        inside = (slot for m in model.modules() if isinstance(m, where) for slot in walk(m, m))
         return {
             id(slot.parameter)
             for slot in inside

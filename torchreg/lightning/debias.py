@@ -8,10 +8,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from torchreg.debiasing import fix_support
 from torchreg.lightning.mixin import RegularizedMixin, check_makes_zeros, regularizers_of
 from torchreg.penalties import FixedSupport
 from torchreg.proximal import ProximalOptimizer
-from torchreg.regularizer import Regularizer, fix_support
+from torchreg.regularizer import Regularizer
 
 
 class Debias(Callback):

@@ -2,10 +2,8 @@
 
 import math
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path as File
 from typing import Any
 
@@ -13,7 +11,9 @@ import torch
 from torch import Tensor
 
 from torchreg.certificate import stationarity
+from torchreg.paths.points import Path, Point
 from torchreg.paths.progress import Progress
+from torchreg.paths.storage import read, write
 from torchreg.paths.strengths import critical_strength, grid, scaled
 from torchreg.regularizer import Regularizer
 from torchreg.solver.losses import SampleLoss
@@ -25,72 +25,6 @@ Fit = Callable[[Regularizer, Any], None]
 
 REST = 0.1
 """The residual up to which a trained network counts as at rest."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a path."""
-
-    strength: float
-    """The multiple of the penalties as they were given."""
-
-    loss: float
-    """The loss without the penalty."""
-
-    nonzero: int
-    """Penalised weights that are not exactly zero."""
-
-    solution: Solution
-    """Objective and certificate; of a network, what the weights after training amount to."""
-
-    state: dict[str, Tensor]
-    """The model's ``state_dict``, on the CPU."""
-
-
-@dataclass(frozen=True)
-class Path:
-    """Solutions along a grid of strengths, in the order in which they were found."""
-
-    regularizer: Regularizer
-    points: tuple[Point, ...]
-    count: int
-    """The number of penalised weights."""
-
-    @property
-    def strengths(self) -> list[float]:
-        """The multiples of the penalties as they were given."""
-        return [point.strength for point in self.points]
-
-    def coefficients(self, name: str = "weight") -> Tensor:
-        """One parameter along the path: (points, ...).
-
-        Raises:
-            ValueError: the model has none of that name.
-        """
-        if name not in self.points[0].state:
-            there = ", ".join(self.points[0].state)
-            raise ValueError(f"the model has no {name!r}; along this path it has {there}.")
-        return torch.stack([point.state[name] for point in self.points])
-
-    def load(self, index: int) -> None:
-        """Put a point's weights into the model."""
-        self.regularizer.model.load_state_dict(self.points[index].state)
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __iter__(self) -> Iterator[Point]:
-        return iter(self.points)
-
-    def __str__(self) -> str:
-        rows = [f"{'strength':>12}  {'loss':>12}  {'nonzero':>9}  {'residual':>9}"]
-        for p in self.points:
-            mark = "" if p.solution.converged else "  not converged"
-            rows.append(
-                f"{p.strength:>12.5g}  {p.loss:>12.6g}  {p.nonzero:>9,}  "
-                f"{p.solution.residual:>9.1e}{mark}"
-            )
-        return "\n".join([*rows, f"of {self.count:,} penalised weights"])
 
 
 def path(
@@ -171,7 +105,7 @@ def path(
         raise ValueError("the grid of strengths is empty: there is nothing to solve.")
     if not all(0 <= s < float("inf") for s in order):
         raise ValueError(f"strengths must be finite and at least 0, found {order}.")
-    found = [] if resume is None else _read(File(resume), order)
+    found = [] if resume is None else read(File(resume), order)
     if found:
         _check_held(regularizer, loss, found, tolerance, gap, convex=fit is None)
     elif fit is None:
@@ -189,7 +123,7 @@ def path(
         found.append(_point(regularizer, strength, solution, solution.objective - here().item()))
         shown.tell(len(found), f"strength {strength:.4g}, {found[-1].nonzero:,} nonzero")
         if resume is not None:
-            _write(File(resume), order, found)
+            write(File(resume), order, found)
     total = sum(p.numel() for p in regularizer.selection().values())
     return Path(regularizer, tuple(found), total)
 
@@ -251,40 +185,3 @@ def _point(regularizer: Regularizer, strength: float, solution: Solution, loss: 
     state = {n: t.detach().cpu().clone() for n, t in regularizer.model.state_dict().items()}
     nonzero = sum(int(p.detach().ne(0).sum()) for p in regularizer.selection().values())
     return Point(strength, loss, nonzero, solution, state)
-
-
-def _read(file: File, order: list[float]) -> list[Point]:
-    if not file.parent.is_dir():  # said before the first point is solved, not after it
-        raise FileNotFoundError(f"there is no folder {file.parent} to keep points in: make it.")
-    if not file.exists():
-        return []
-    try:
-        held = torch.load(file, weights_only=True)
-        points = [Point(**{**p, "solution": Solution(**p["solution"])}) for p in held["points"]]
-        grid_ = held["strengths"]
-    except IsADirectoryError:
-        raise
-    except Exception as error:  # torch.load raises as many kinds as there are broken files
-        raise ValueError(
-            f"{file} holds no path to resume ({type(error).__name__}: {error}): delete it, or give "
-            "another file."
-        ) from error
-    if grid_ != order:
-        raise ValueError(
-            f"{file} holds a path over {len(grid_)} other strengths: delete it, or "
-            "give another file to resume from."
-        )
-    return points
-
-
-def _write(file: File, order: list[float], points: list[Point]) -> None:
-    """Write beside the file and put it in its place in one step."""
-    held = [{**vars(point), "solution": asdict(point.solution)} for point in points]
-    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    os.close(handle)
-    try:
-        torch.save({"strengths": order, "points": held}, beside)
-        os.replace(beside, file)
-    except BaseException:
-        File(beside).unlink(missing_ok=True)
-        raise

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.debiasing import fix_support
 from torchreg.penalties.base import Penalty
-from torchreg.regularizer import Regularizer, Term, fix_support
+from torchreg.regularizer import Regularizer, Term
 from torchreg.schedule.strength import scale, strengths
 from torchreg.solver.fista import Objective
 from torchreg.solver.losses import SampleLoss

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchreg.paths.follow import Fit, Path, path
+from torchreg.paths.follow import Fit, path
+from torchreg.paths.points import Path
 from torchreg.paths.strengths import critical_strength, grid
 from torchreg.regularizer import Regularizer
 from torchreg.solver.losses import Logistic, SampleLoss

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchreg.debiasing import fix_support
 from torchreg.penalties import Penalty
-from torchreg.regularizer import Regularizer, fix_support
+from torchreg.regularizer import Regularizer
 from torchreg.solver.losses import Logistic, SampleLoss
 from torchreg.solver.result import Solution
 from torchreg.solver.solver import solve
