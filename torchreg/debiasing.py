@@ -21,7 +21,7 @@ def fix_support(regularizer: Regularizer) -> Regularizer:
     Example:
         >>> import torch
         >>> from torchreg import L1, Regularizer
-        >>> model = nn.Linear(3, 1)
+        >>> model = torch.nn.Linear(3, 1)
         >>> _ = model.weight.data.copy_(torch.tensor([[0.0, 2.0, 0.0]]))
         >>> fix_support(Regularizer(model, L1(1e-3)))
         Regularizer: 3 of 4 parameters penalised
