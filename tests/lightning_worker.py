@@ -14,8 +14,8 @@ from torch import distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
+from tests.lightning_modules import InLoss, Proximal, data, loader, trainer
 from tests.processes import leave
-from tests.test_lightning_mixin import InLoss, Proximal, data, loader, trainer
 from torchreg import distributed
 from torchreg.lightning import Debias, SparsityMonitor
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import torchreg as tr
-from tests.test_lightning_mixin import Proximal, fit
+from tests.lightning_modules import Proximal, fit
 from tests.test_target_sparsity import OPTIMIZERS, Problem
 from torchreg.lightning import Debias
 from torchreg.lightning import TargetSparsity as Callback

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 import torchreg as tr
-from tests.test_lightning_mixin import (
+from tests.lightning_modules import (
+    FEW_WORKERS,
     L1,
     Batch,
     InLoss,
@@ -33,9 +34,7 @@ from tests.test_lightning_mixin import (
 )
 from torchreg.lightning import Debias, RegularizedMixin, RestoreSupport, SparsityMonitor
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '\\w+' does not have many workers"),
-]
+pytestmark = FEW_WORKERS
 
 EMA = getattr(callbacks, "EMAWeightAveraging", None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_lightning_mixin import L1, InLoss, Proximal, by_hand
+from tests.lightning_modules import L1, InLoss, Proximal, by_hand
 
 SCRIPT = """
 import os, sys, warnings
@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler
 from tests.processes import leave
-from tests.test_lightning_mixin import InLoss, Proximal, data, loader, trainer
+from tests.lightning_modules import InLoss, Proximal, data, loader, trainer
 from torchreg.lightning import SparsityMonitor
 
 warnings.filterwarnings("ignore")

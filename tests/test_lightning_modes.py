@@ -13,7 +13,8 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import torchreg as tr
-from tests.test_lightning_mixin import (
+from tests.lightning_modules import (
+    FEW_WORKERS,
     L1,
     MODES,
     Batch,
@@ -31,9 +32,7 @@ from tests.test_lightning_mixin import (
 )
 from torchreg.lightning import RegularizedMixin
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '\\w+' does not have many workers"),
-]
+pytestmark = FEW_WORKERS
 
 
 def single(kind: type[Plain], **kwargs: Any) -> Any:

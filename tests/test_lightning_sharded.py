@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.lightning_modules import InLoss, Proximal, fit, weights
 from tests.processes import torchrun
 from tests.test_distributed import assert_equal
-from tests.test_lightning_mixin import InLoss, Proximal, fit, weights
 from torchreg.lightning import Debias, SparsityMonitor
 
 

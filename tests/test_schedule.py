@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 import torchreg as tr
-from tests.test_lightning_mixin import Proximal, data, fit, loader, trainer
+from tests.lightning_modules import Proximal, data, fit, loader, trainer
 from torchreg.lightning import Strengths
 from torchreg.schedule import cosine, cubic, linear, piecewise, warmup
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 import torchreg as tr
-from tests.test_lightning_mixin import Proximal, data, fit, loader, same, trainer, weights
+from tests.lightning_modules import Proximal, data, fit, loader, same, trainer, weights
 from torchreg.groups import rows
 from torchreg.lightning import TargetSparsity as Callback
 from torchreg.penalties.group import GroupLasso, SparseGroupLasso
