@@ -178,7 +178,7 @@ def target(flags: Flags, model: nn.Module, example: Tensor) -> list[pl.Callback]
         return []
     begin, end, hold = flags.ramp
     cost = multiply_adds(model, example) if flags.multiply_adds else None
-    density: float | dict[str, float] = flags.density
+    density: float | dict[str | tuple[str, ...], float] = flags.density
     if flags.each_layer:
         made = make_regularizer(model, flags, example)
         density = layer_densities(made, flags.density, multiple_of=flags.multiple or 1)

@@ -250,9 +250,8 @@ def gradients(name: str) -> dict[str, Any]:
     critical = {}
     for parameter, penalty in [(p, q) for _, p, q in regularizer.items()]:
         assert parameter.grad is not None
-        critical[str(tuple(parameter.shape))] = distributed.critical_strength(
-            penalty, parameter.grad
-        )
+        edge = penalty.critical_strength(distributed.whole(parameter.grad))
+        critical[str(tuple(parameter.shape))] = edge
     found["critical"] = critical
     before = layout.gradients()
     tr.stationarity(regularizer, lambda: layout.loss(*layout.batch()))
@@ -302,11 +301,42 @@ def through_full(kind: str, layout: Layout) -> dict[str, Tensor]:
     return fresh.weights()
 
 
-TARGETS: dict[str, Callable[[], tr.Penalty]] = {
-    "l0": lambda: tr.L0(1.0),
-    "l1": lambda: tr.L1(1.0),
-    "group l0": lambda: tr.GroupL0(1.0, tr.columns),
+def hidden(model: nn.Module, make: Callable[..., tr.Penalty], strength: float) -> Any:
+    """A penalty on the hidden units of the first layer: what goes into each, and out of it."""
+    groups = tr.joint(model, {"first.weight": tr.rows, "second.weight": tr.columns})
+    return {groups.names: make(strength, groups)}
+
+
+TARGETS: dict[str, Callable[[nn.Module], Any]] = {
+    "l0": lambda _: tr.L0(1.0),
+    "l1": lambda _: tr.L1(1.0),
+    "group l0": lambda _: tr.GroupL0(1.0, tr.columns),
+    "joint l0": lambda model: {**hidden(model, tr.GroupL0, 1.0), "head.weight": tr.L0(1.0)},
 }
+
+
+def together(name: str, kind: str) -> dict[str, Any]:
+    """Groups over two weights: a training, its certificate, and the penalty in a loss."""
+    layout = Layout(name)
+    strength = {"Nesterov": 3 * L1, "Adam": L1}[kind]  # some of the units go
+    regularizer = tr.Regularizer(layout.model, hidden(layout.model, tr.GroupLasso, strength))
+    optimizer = tr.ProximalOptimizer(OPTIMIZERS[kind](layout.model.parameters()), regularizer)
+    layout.train(optimizer, 12)
+    certificate = tr.stationarity(regularizer, lambda: layout.loss(*layout.batch()))
+    found = {
+        "weights": layout.weights(),
+        "zeros": tr.sparsity(regularizer).exact,
+        "value": regularizer().detach(),
+        "stationarity": stationarity(certificate),
+    }
+    for form in ("autograd", "direct"):
+        layout.model.zero_grad()
+        value = regularizer() if form == "autograd" else torch.zeros(())
+        (layout.loss(*layout.batch()) + value).backward()
+        if form == "direct":
+            regularizer.add_gradients_()
+        found[form] = layout.gradients()
+    return found
 
 
 def targeted(name: str, kind: str) -> dict[str, Any]:
@@ -314,7 +344,7 @@ def targeted(name: str, kind: str) -> dict[str, Any]:
     layout = Layout(name)
     states: tuple[dict[str, Any], dict[str, Any]] | None = None
     for steps in (5, 9):
-        regularizer = tr.Regularizer(layout.model, TARGETS[kind]())
+        regularizer = tr.Regularizer(layout.model, TARGETS[kind](layout.model))
         optimizer = tr.ProximalOptimizer(
             torch.optim.Adam(layout.model.parameters(), lr=0.02), regularizer
         )
@@ -364,6 +394,9 @@ def main(folder: str) -> None:
     for name in LAYOUTS:
         for kind in TARGETS:
             found["targeted", name, kind] = targeted(name, kind)
+    for name in LAYOUTS:
+        for kind in ("Nesterov", "Adam"):
+            found["together", name, kind] = together(name, kind)
     found["refusals"] = refusals()
     shards = [p.to_local() for p in Layout("fsdp").model.parameters() if isinstance(p, DTensor)]
     found["sizes"] = [len(shard) for shard in shards]

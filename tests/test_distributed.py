@@ -93,6 +93,18 @@ def test_a_density_is_reached_over_all_shards(
         assert_equal(found["targeted", layout, kind], expected)
 
 
+@pytest.mark.parametrize("kind", ["Nesterov", "Adam"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_joint_groups_reach_over_weights_that_are_sharded(
+    ranks: list[dict[Any, Any]], layout: str, kind: str
+) -> None:
+    expected = worker.together("single", kind)
+    assert 0 < expected["zeros"] < 130
+    assert_equal(expected["direct"], expected["autograd"])
+    for found in ranks:
+        assert_equal(found["together", layout, kind], expected)
+
+
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 @pytest.mark.parametrize("kind", ["Nesterov", "Adam"])
 def test_checkpoints_resume_in_any_number_of_processes(

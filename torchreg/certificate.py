@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import distributed
-from torchreg.distributed import View, largest, local
+from torchreg.distributed import largest, local
 from torchreg.regularizer import Regularizer
 
 
@@ -97,20 +97,23 @@ def stationarity(
             "Use one composite penalty such as torchreg.ElasticNet(l1, l2)."
         )
     distributed.reshard(regularizer.model)
-    penalised = {
-        name: (parameter, penalty)
-        for name, parameter, penalty in regularizer.items()
-        if parameter.requires_grad
-    }
+    bundles = list(regularizer.bundles())
+    penalised = {n: p for n, p in regularizer.selection().items() if p.requires_grad}
     free = regularizer.unpenalised()
-    parameters = [parameter for parameter, _ in penalised.values()] + list(free.values())
+    parameters = [*penalised.values(), *free.values()]
     gradients = iter(_mean_gradient(regularizer.model, parameters, loss, batches))
-    strongest = max((penalty.strength for _, penalty in penalised.values()), default=0.0)
+    slopes = {name: next(gradients) for name in penalised}
+    acting = [b for b in bundles if not slopes.keys().isdisjoint(b.parameters)]
+    strongest = max((bundle.penalty.strength for bundle in acting), default=0.0)
     rows: dict[str, tuple[float, float]] = {}
-    for name, (parameter, penalty) in penalised.items():
-        view = View.of(penalty, parameter)
-        distance = penalty.distance(view(parameter.detach()), view(next(gradients)))
-        rows[name] = largest(distance, over=parameter), penalty.strength
+    for bundle in acting:
+        w = {name: p.detach() for name, p in bundle.parameters.items()}
+        slope = {name: slopes.get(name, torch.zeros_like(one)) for name, one in w.items()}
+        distance = bundle.penalty.distance(bundle.see(w), bundle.see(slope))
+        for name, part in bundle.parts(distance).items():
+            if name in slopes:  # what is frozen takes part in joint groups, and cannot move
+                over = bundle.parameters[name]
+                rows[name] = largest(part, over=over), bundle.penalty.strength
     for name, parameter in free.items():
         rows[name] = largest(local(next(gradients)).abs(), over=parameter), strongest
     residuals = {name: _relative(distance, to) for name, (distance, to) in rows.items()}

@@ -34,6 +34,13 @@ def check_together(optimizer: Optimizer, regularizer: Regularizer, metric: Metri
             "model; after copy.deepcopy(model), or a call that gives the model new parameters (a "
             "cast, load_state_dict(assign=True)), build the optimizer and the Regularizer again."
         )
+    for bundle in regularizer.bundles():
+        if 0 < len(held.intersection(bundle.parameters.values())) < len(bundle.parameters):
+            missing = [name for name, p in bundle.parameters.items() if p not in held]
+            raise ValueError(
+                f"the groups of {bundle.name} are joint, and the optimizer does not hold "
+                f"{', '.join(missing)}: give all weights of joint groups to one optimizer."
+            )
     for name, parameter in selection.items():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(

@@ -134,11 +134,6 @@ def add_gradient_(penalty: "Penalty", parameter: Tensor, scale: float) -> None:
     parameter.grad = grad + view.placed(added)
 
 
-def critical_strength(penalty: "Penalty", grad: Tensor) -> float:
-    """The penalty's critical strength, given a gradient that may be sharded."""
-    return penalty.critical_strength(whole(grad))
-
-
 def summed(part: Tensor, over: Tensor) -> Tensor:
     """Add what each rank counted in its shard of a tensor."""
     return _reduced(part, _shard_groups(over), dist.ReduceOp.SUM)

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from torchreg import checks, distributed
 from torchreg.guard import StepGuard
-from torchreg.metrics import Metric, advance, before_step, is_known, metric_of, seal
+from torchreg.joint_step import joint_step_
+from torchreg.metrics import Metric, StepSize, advance, before_step, is_known, metric_of, seal
 from torchreg.proximal_step import proximal_step_
 from torchreg.regularizer import Regularizer
 from torchreg.standin import StandIn
@@ -61,8 +63,8 @@ class ProximalOptimizer(StandIn):
         TypeError: no metric is known for the optimizer; it is already proximal, or no
             optimizer; or the regularizer is a bare penalty.
         ValueError: two penalties act on one parameter; no penalised parameter is in the
-            optimizer; a penalised parameter is held in half precision, or is complex under a
-            per-coordinate metric; ``differentiable=True``.
+            optimizer, or a part of those of joint groups; a penalised parameter is held in half
+            precision, or is complex under a per-coordinate metric; ``differentiable=True``.
         RuntimeError: from ``step``, a sparse gradient, or a newer wrapper around the optimizer.
             ``step`` also checks again what may have changed since: parameters, precision, ties.
 
@@ -172,6 +174,17 @@ class ProximalOptimizer(StandIn):
         self._apply_prox()
         return loss
 
+    def step_sizes(self) -> Callable[[Tensor], StepSize | float | Tensor | None]:
+        """What the metric returns for a parameter in this step; None for one that was not moved."""
+        groups = {p: group for group in self.param_groups for p in group["params"]}
+
+        def found(parameter: Tensor) -> StepSize | float | Tensor | None:
+            if parameter.grad is None:
+                return None
+            return self.metric(groups[parameter], parameter, self.state.get(parameter, {}))
+
+        return found
+
     def register_before_prox_hook(self, hook: Callable[[], None]) -> RemovableHandle:
         """Run a function in each step between the wrapped optimizer's move and the proximal map.
 
@@ -189,13 +202,15 @@ class ProximalOptimizer(StandIn):
     @torch._disable_dynamo  # type: ignore[attr-defined]  # a compiled loop leaves its graph here
     @torch.no_grad()
     def _apply_prox(self) -> None:
-        penalties = {parameter: penalty for _, parameter, penalty in self.regularizer.items()}
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                penalty = penalties.get(parameter)
-                if penalty is not None and parameter.grad is not None:
-                    state = self.state.get(parameter, {})
-                    proximal_step_(penalty, self.metric, group, parameter, state, self.compile)
+        groups = {p: group for group in self.param_groups for p in group["params"]}
+        for bundle in self.regularizer.bundles():
+            moved = [p for p in bundle.parameters.values() if p in groups and p.grad is not None]
+            if moved and bundle.joint is not None:
+                joint_step_(bundle, self.step_sizes(), trusted=is_known(self.metric))
+            elif moved:
+                (parameter,), group = moved, groups[moved[0]]
+                state = self.state.get(parameter, {})
+                proximal_step_(bundle.penalty, self.metric, group, parameter, state, self.compile)
 
     def release(self) -> Optimizer:
         """Give the wrapped optimizer back, to be stepped on its own, without the penalty.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg import distributed
+from torchreg.bundle import Bundle, joint_of
 from torchreg.penalties.base import Penalty, total
 from torchreg.selection import Where, slots
 from torchreg.slots import Slot, is_bias, is_normalisation
@@ -23,11 +24,31 @@ class Term:
     slots: tuple[Slot, ...]
 
     def __post_init__(self) -> None:
+        if (joint := joint_of(self.penalty)) is not None:
+            joint.check({slot.name: slot.parameter for slot in self.slots})
+            self.penalty.check_shape(joint.shape)
+            return
         for slot in self.slots:
             try:
                 self.penalty.check_shape(slot.parameter.shape)
             except ValueError as error:
                 raise ValueError(f"{self.penalty!r} on {slot.name}: {error}") from None
+
+    def bundles(self) -> Iterator[Bundle]:
+        """What the penalty acts on at once. Tensors that were tied since come once."""
+        found = {slot.name: slot.parameter for slot in self.slots}
+        if (joint := joint_of(self.penalty)) is not None:
+            if len({(p.dtype, p.device) for p in found.values()}) != 1 or len(
+                set(found.values())
+            ) < len(found):
+                joint.check(found)
+            yield Bundle(self.penalty, {name: found[name] for name in joint.names})
+            return
+        first: dict[nn.Parameter, str] = {}
+        for name, parameter in found.items():
+            first.setdefault(parameter, name)
+        for parameter, name in first.items():
+            yield Bundle(self.penalty, {name: parameter})
 
 
 class Regularizer:
@@ -120,7 +141,7 @@ class Regularizer:
         Of a sharded model every rank gets the whole penalty, and must ask for it together.
         """
         return total(
-            [distributed.value(penalty, parameter) for _, parameter, penalty in self.items()],
+            [bundle.value() for bundle in self.bundles()],
             of="this regularizer",
         )
 
@@ -153,28 +174,34 @@ class Regularizer:
             tensor([[0.5000, 1.0000, 1.5000]])
         """
         among = None if parameters is None else set(parameters)
-        for name, parameter, penalty in self.items():
-            if parameter.grad is None or not (among is None or parameter in among):
-                continue
-            if parameter.grad.is_sparse:
-                raise RuntimeError(
-                    f"{name} has a sparse gradient, and a penalty acts on all of its rows. Use "
-                    "sparse=False in the embedding, or leave it out of the regularizer."
-                )
-            distributed.add_gradient_(penalty, parameter, scale)
+        for bundle in self.bundles():
+            moved = {
+                name: parameter
+                for name, parameter in bundle.parameters.items()
+                if parameter.grad is not None and (among is None or parameter in among)
+            }
+            for name, parameter in moved.items():
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    raise RuntimeError(
+                        f"{name} has a sparse gradient, and a penalty acts on all of its rows. Use "
+                        "sparse=False in the embedding, or leave it out of the regularizer."
+                    )
+            if moved:
+                bundle.add_gradient_(scale, moved)
 
     def items(self) -> Iterator[tuple[str, nn.Parameter, Penalty]]:
         """Every name, the parameter that it stands for now, and its penalty, in order.
 
         Tensors that were tied after this was built come once for each penalty.
         """
+        for bundle in self.bundles():
+            for name, parameter in bundle.parameters.items():
+                yield name, parameter, bundle.penalty
+
+    def bundles(self) -> Iterator[Bundle]:
+        """What each penalty acts on at once: one parameter, or those of joint groups."""
         for term in self.terms:
-            seen: set[nn.Parameter] = set()
-            for slot in term.slots:
-                parameter = slot.parameter
-                if parameter not in seen:
-                    seen.add(parameter)
-                    yield slot.name, parameter, term.penalty
+            yield from term.bundles()
 
     def selection(self) -> dict[str, nn.Parameter]:
         """The penalised parameters by name, each once."""

@@ -3,8 +3,9 @@
 import copy
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torchreg.compaction.compacting import Trial
 from torchreg.compaction.layers import is_reader
 from torchreg.compaction.removable import tied
 from torchreg.compaction.running import Example, check_model, run_seen
-from torchreg.groups import Grouping, columns, filters, input_channels
+from torchreg.groups import Grouping, columns, filters, input_channels, joint
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,17 @@ class FlattenedChannels:
         return split.transpose(0, 1).flatten(1)
 
 
+@overload
+def removable_groups(
+    model: nn.Module, example: Any, *, shared: Literal[False] = False
+) -> dict[str, Grouping]: ...
+@overload
+def removable_groups(
+    model: nn.Module, example: Any, *, shared: bool
+) -> dict[str | tuple[str, ...], Grouping]: ...
 def removable_groups(
     model: nn.Module, example: Any, *, shared: bool = False
-) -> dict[str, Grouping]:
+) -> Mapping[Any, Grouping]:
     """Find the weights whose groups, once zero, let :func:`compact` remove a channel.
 
     The groups are what a layer reads from one channel: a zero group there means that nothing
@@ -49,23 +58,26 @@ def removable_groups(
 
     By default the weights named are those of layers that are the only reader of each of their
     channels: all layers but the first of LeNet and VGG, the second layer of a residual block, of
-    a transformer's MLP and of a dense layer's bottleneck. In residual streams and dense blocks
-    several layers read a channel, and it goes when all of their groups happen to be zero.
-    ``shared=True`` names these weights too; no penalty here acts on groups across tensors, so
-    such zeros alone do not promise a smaller model. Left out are layers that read inputs of the
-    model, the output of a layer that mixes channels (LayerNorm, attention), tied weights,
-    grouped convolutions and what reads them, and layers behind code that needs its sizes or
-    mixes channels itself (a view into heads, softmax, a channels-last flatten): two channels of
-    each layer are cut on trial, and where one stays, or the model then fails or computes
-    something else, its weight is not named.
+    a transformer's MLP and of a dense layer's bottleneck. ``shared=True`` names those too that
+    read the same channels together, by the tuple of their names: residual streams, and what a
+    squeeze-and-excitation block reads as well. Their groups are joint (:func:`torchreg.joint`):
+    a channel goes when all that is read from it is zero, and one penalty makes it so.
+
+    Left out are layers whose readers differ from channel to channel (dense blocks, the
+    concatenations of a U-Net), layers that read inputs of the model, the output of a layer that
+    mixes channels (LayerNorm, attention), tied weights, grouped convolutions and what reads them,
+    and layers behind code that needs its sizes or mixes channels itself (a view into heads,
+    softmax, a channels-last flatten): two channels of each are cut on trial, and where one stays,
+    or the model then fails or computes something else, it is not named.
 
     Args:
         model: any model that :func:`compact` takes; training mode is no fault here.
         example: an input as the model takes it.
-        shared: include weights of layers that share their channels with others.
+        shared: include layers that read the same channels, with joint groups.
 
     Returns:
-        A grouping for each weight, by the name that a Regularizer selects; empty if none fits.
+        A grouping for each weight, by the name that a Regularizer selects, or by the names of
+        joint groups; empty if none fits.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`compact`.
@@ -92,38 +104,56 @@ def removable_groups(
         for name, layer in exact.named_modules()
         if is_reader(layer) and name in channels.layers
     }
+    found: dict[tuple[str, ...], Grouping] = {}
+    for together in _readers_of_the_same(readers):
+        groupings = {name: _grouping(channels.layers[name], readers[name]) for name in together}
+        stays = any(stuck.intersection(readers[name]) for name in together)
+        if stays or not all(groupings.values()) or (len(together) > 1 and not shared):
+            continue
+        weights = {_weight(name): grouping for name, grouping in groupings.items() if grouping}
+        one = next(iter(weights.values()))
+        found[tuple(together)] = one if len(weights) == 1 else joint(exact, weights)
+    for share in (0.5, 1.0):  # the last channel alone tells nothing of a sum along the channels
+        for uncut in _uncut(exact, call.double(), readers, list(found), share):
+            del found[uncut]
+    return {
+        _weight(together[0]) if len(together) == 1 else tuple(map(_weight, together)): grouping
+        for together, grouping in found.items()
+    }
+
+
+def _weight(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
+
+
+def _readers_of_the_same(readers: dict[str, list[int]]) -> list[list[str]]:
+    """The layers that read the same channels in the same order, and no others read any of them."""
+    sets: dict[tuple[int, ...], list[str]] = defaultdict(list)
     reading: dict[int, set[str]] = defaultdict(set)
     for name, numbers in readers.items():
+        sets[tuple(dict.fromkeys(numbers))].append(name)
         for channel in numbers:
             reading[channel].add(name)
-    found: dict[str, Grouping] = {}
-    named: list[str] = []
-    for name, numbers in readers.items():
-        alone = all(reading[channel] == {name} for channel in numbers)
-        grouping = _grouping(channels.layers[name], numbers)
-        if grouping and not stuck.intersection(numbers) and (alone or shared):
-            found[f"{name}.weight" if name else "weight"] = grouping
-            named.append(name)
-    for share in (0.5, 1.0):  # the last channel alone tells nothing of a sum along the channels
-        for name in _uncut(exact, call.double(), readers, named, share):
-            del found[f"{name}.weight" if name else "weight"]
-            named.remove(name)
-    return found
+    return [
+        together
+        for channels, together in sets.items()
+        if all(reading[channel] == set(together) for channel in channels)
+    ]
 
 
 def _uncut(
     exact: nn.Module,
     call: Example,
     readers: dict[str, list[int]],
-    named: list[str],
+    named: list[tuple[str, ...]],
     share: float,
-) -> list[str]:
+) -> list[tuple[str, ...]]:
     """The layers of which a channel cannot be cut after all, though nothing reads it."""
     # Not the first one, which is kept of a layer that is all zero; an only channel stays.
     chosen = {
-        name: readers[name][math.ceil(share * (len(readers[name]) - 1))]
-        for name in named
-        if len(set(readers[name])) > 1
+        together: readers[together[0]][math.ceil(share * (len(readers[together[0]]) - 1))]
+        for together in named
+        if len(set(readers[together[0]])) > 1
     }
     if not chosen:
         return []
@@ -140,9 +170,9 @@ def _uncut(
     stays = {*(~plan.removed).nonzero().flatten().tolist(), *faulty}
     sides = trial.channels.sides
     return [
-        name
-        for name, number in chosen.items()
-        if int(sides[Side(name, "in")][readers[name].index(number)]) in stays
+        together
+        for together, number in chosen.items()
+        if int(sides[Side(together[0], "in")][readers[together[0]].index(number)]) in stays
     ]
 
 

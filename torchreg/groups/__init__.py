@@ -17,6 +17,8 @@ Which dimension is what, as torch stores them:
     nn.GRU weight_ih, _hh    (3 * hidden, inputs)          gates(3), columns
     nn.MultiheadAttention    in_proj (3 * width, width)    heads(n, parts=3)
                              out_proj (width, width)       heads(n, dim=1)
+
+``joint`` unites the groups of several weights.
 """
 
 from torchreg.groups.dimensions import (
@@ -29,11 +31,13 @@ from torchreg.groups.dimensions import (
     transposed,
 )
 from torchreg.groups.grouping import Dealt, Grouping, as_grouping, check_cover, name_of, split
+from torchreg.groups.joint import Joint, joint
 from torchreg.groups.patterns import adjacent, gates, heads, tiles
 
 __all__ = [
     "Dealt",
     "Grouping",
+    "Joint",
     "adjacent",
     "as_grouping",
     "check_cover",
@@ -43,6 +47,7 @@ __all__ = [
     "grouped_channels",
     "heads",
     "input_channels",
+    "joint",
     "kernel_positions",
     "name_of",
     "rows",

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from torchreg.bundle import Bundle
 from torchreg.groups.dealing import positive
-from torchreg.penalties import Penalty
 from torchreg.penalties.grouped import Grouped
 from torchreg.regularizer import Regularizer
 from torchreg.schedule.parts import check_density
@@ -14,7 +14,7 @@ from torchreg.schedule.parts import check_density
 
 def layer_densities(
     regularizer: Regularizer, density: float, *, multiple_of: int = 1
-) -> dict[str, float]:
+) -> dict[str | tuple[str, ...], float]:
     """The density of every penalised tensor, as :class:`torchreg.TargetSparsity` takes them.
 
     Weights in front of a normalisation have no scale of their own, so that one ranking over all
@@ -34,7 +34,7 @@ def layer_densities(
             stay whole; a multiple of groups from a penalty that also zeroes single weights.
 
     Returns:
-        By the name of each parameter, above 0 and at most 1.
+        By the name of each parameter (the names of those of joint groups), above 0 and at most 1.
 
     Example:
         >>> import torchreg as tr
@@ -57,11 +57,11 @@ def layer_densities(
             "the model first, Regularizer(model, {selection: penalty, ...})."
         )
     counts = {
-        name: _count(penalty, weight.shape, multiple_of)
-        for name, weight, penalty in regularizer.items()
-        if weight.numel()
+        _key(bundle): _count(bundle, multiple_of)
+        for bundle in regularizer.bundles()
+        if any(weight.numel() for weight in bundle.parameters.values())
     }
-    found = {}
+    found: dict[str | tuple[str, ...], float] = {}
     for name, count in counts.items():
         multiples = max(1, math.floor(float(density) * count / multiple_of + 0.5))
         found[name] = min(1.0, multiples * multiple_of / count)
@@ -74,7 +74,14 @@ def layer_densities(
     return found
 
 
-def _count(penalty: Penalty, shape: torch.Size, multiple_of: int) -> int:
+def _key(bundle: Bundle) -> str | tuple[str, ...]:
+    return bundle.name if bundle.joint is None else tuple(bundle.parameters)
+
+
+def _count(bundle: Bundle, multiple_of: int) -> int:
+    penalty = bundle.penalty
+    seen = {n: torch.empty(w.shape, device="meta") for n, w in bundle.parameters.items()}
+    shape = bundle.whole(seen).shape
     if not isinstance(penalty, Grouped):
         return shape.numel()
     if penalty.whole:

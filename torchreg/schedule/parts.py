@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchreg import distributed
 from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
 from torchreg.regularizer import Regularizer
@@ -143,18 +142,20 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
         ValueError: a penalty that makes no zeros, or has strength 0.
     """
     found = set()
-    for name, weight, penalty in regularizer.items():
+    for bundle in regularizer.bundles():
+        penalty = bundle.penalty
         if not penalty.strength > 0:
             raise ValueError(
                 f"{penalty!r} has strength 0, and no multiple of it makes zeros. Give it any "
                 "positive one, such as 1.0: the strength is found from there. (A TargetSparsity "
                 "on the same penalty sets it to 0; detach that first.)"
             )
-        critical = distributed.critical_strength(penalty, torch.ones_like(weight.detach()))
+        ones = {name: torch.ones_like(w.detach()) for name, w in bundle.parameters.items()}
+        critical = penalty.critical_strength(bundle.whole(ones))
         if critical == float("inf"):
             raise ValueError(
-                f"{penalty!r} zeroes {name} at no strength, so a density cannot be asked of it. "
-                "Use L0, L1, ElasticNet, GroupLasso or GroupL0."
+                f"{penalty!r} zeroes {bundle.name} at no strength, so a density cannot be asked of "
+                "it. Use L0, L1, ElasticNet, GroupLasso or GroupL0."
             )
         if critical == 0:
             found.add(penalty)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchreg.bundle import Bundle
 from torchreg.distributed import View
+from torchreg.joint_step import joint_step_size
 from torchreg.metrics import StepSize
 from torchreg.penalties import Penalty
 from torchreg.proximal import ProximalOptimizer
@@ -21,19 +23,25 @@ DIVERGED = (
 
 
 class Ranked(NamedTuple):
-    """One penalised tensor, and what its proximal map at this step depends on."""
+    """What one penalty acts on at once, and what its proximal map at this step depends on."""
 
-    name: str
+    bundle: Bundle
     weight: Tensor
+    """Whole, where it is sharded; gathered, where its groups are joint."""
+
     step: float | Tensor
     """D, times the number of steps that the map is to act for."""
 
-    penalty: Penalty
     base: Mapping[str, float]
     """The penalty's strengths at factor 1."""
 
-    cost: float
-    """What one nonzero weight counts."""
+    cost: float | Tensor
+    """What one nonzero weight counts: one number, or one for each weight."""
+
+    @property
+    def penalty(self) -> Penalty:
+        """The penalty."""
+        return self.bundle.penalty
 
     def score(self) -> Tensor | None:
         """The factor at which each weight becomes zero, where that has a closed form."""
@@ -57,6 +65,16 @@ class Ranked(NamedTuple):
         scale(self.penalty, dict(self.base), factor)
         return self.penalty.keeps(self.weight, self.step)
 
+    def spent(self, kept: Tensor) -> float:
+        """What the weights that are kept cost."""
+        if isinstance(self.cost, Tensor):
+            return float((self.cost * kept).sum())
+        return self.cost * int(kept.sum())
+
+    def dearest(self) -> float:
+        """What the dearest weight costs."""
+        return float(self.cost.max()) if isinstance(self.cost, Tensor) else self.cost
+
 
 def ranked(
     optimizer: ProximalOptimizer,
@@ -72,19 +90,33 @@ def ranked(
         cost: by parameter name; None for 1 each.
         ahead: in how many steps each penalty is to zero what it should; 0 for one that jumps.
     """
-    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-    for name, weight, penalty in optimizer.regularizer.items():
-        if penalty not in part.bases:
+    found = optimizer.step_sizes()
+    for bundle in optimizer.regularizer.bundles():
+        if bundle.penalty not in part.bases:
             continue
-        step: float | Tensor = 0.0
-        view = View.of_all(weight)
-        if weight.grad is not None:
-            state = optimizer.state.get(weight, {})
-            found = view(optimizer.metric(groups[weight], weight, state))
-            step = found.bounded(0.0) if isinstance(found, StepSize) else found
-            step = step * ahead[penalty] if ahead[penalty] else step
-        price = 1.0 if cost is None else float(cost[name])
-        yield Ranked(name, view(weight), step, penalty, part.bases[penalty], price)
+        step: StepSize | float | Tensor | None
+        if bundle.joint is None:
+            (parameter,) = bundle.parameters.values()
+            step = View.of_all(parameter)(found(parameter))
+        else:
+            step = joint_step_size(bundle, found)
+        step = step.bounded(0.0) if isinstance(step, StepSize) else step
+        step = 0.0 if step is None else step * (ahead[bundle.penalty] or 1)
+        weight = bundle.whole(bundle.parameters)
+        yield Ranked(bundle, weight, step, part.bases[bundle.penalty], _cost(bundle, cost, weight))
+
+
+def _cost(bundle: Bundle, cost: Mapping[str, float] | None, weight: Tensor) -> float | Tensor:
+    """What a nonzero weight counts: a number where it is the same for all of the bundle."""
+    prices = {name: 1.0 if cost is None else float(cost[name]) for name in bundle.parameters}
+    if len(set(prices.values())) == 1:
+        return next(iter(prices.values()))
+    return bundle.whole(
+        {
+            name: torch.full(p.shape, prices[name], dtype=torch.float64, device=weight.device)
+            for name, p in bundle.parameters.items()
+        }
+    )
 
 
 def smallest_factor(
@@ -112,7 +144,7 @@ def smallest_factor(
 
     def spent(factor: float) -> float:
         pairs = zip(among, scores, strict=True)
-        return sum(one.cost * int(one.kept(factor, score).sum()) for one, score in pairs)
+        return sum(one.spent(one.kept(factor, score)) for one, score in pairs)
 
     if not all(bool(torch.isfinite(one.weight).all()) for one in among):
         raise ValueError(DIVERGED)
@@ -130,18 +162,20 @@ def smallest_factor(
     return high
 
 
-def _between(scores: Sequence[Tensor], costs: Sequence[float], budget: float) -> float:
+def _between(scores: Sequence[Tensor], costs: Sequence[float | Tensor], budget: float) -> float:
     """The middle between the last score to go and the first to stay."""
     every = torch.cat([score.to(scores[0]) for score in scores])
-    if len(set(costs)) == 1:
-        keep = min(int(budget / costs[0]), len(every))
+    price = costs[0]
+    if not isinstance(price, Tensor) and all(cost is price or cost == price for cost in costs):
+        keep = min(int(budget / price), len(every))
         if keep == len(every):
             return 0.0
         last = every.kthvalue(len(every) - keep).values
     else:
         falling, order = every.sort(descending=True)
         cost = torch.cat(
-            [every.new_full((len(s),), c, dtype=torch.float64)
+            [c.flatten().to(every.device) if isinstance(c, Tensor)
+             else every.new_full((len(s),), c, dtype=torch.float64)
              for s, c in zip(scores, costs, strict=True)]
         )  # fmt: skip
         over = cost[order].cumsum(0) > budget

@@ -197,14 +197,15 @@ class TargetSparsity:
         spent, selection = 0.0, self.optimizer.regularizer.selection()
         for one, score in zip(found, scores, strict=True):
             kept = one.kept(factor, score)
-            self._zeroed[one.name] = View.of_all(selection[one.name]).placed(~kept)
-            spent += one.cost * float(kept.sum())
+            spent += one.spent(kept)
+            for name, gone in one.bundle.parts((~kept).to(one.weight.dtype)).items():
+                self._zeroed[name] = View.of_all(selection[name]).placed(gone != 0)
         if spent == 0:
             raise RuntimeError(
                 f"no weight is left at a density of {part.density:g}: the smallest group of the "
                 "penalty is larger than that. Ask for a higher density, or give smaller groups."
             )
-        slack = max(one.cost for one in found)  # one weight more may be one too many
+        slack = max(one.dearest() for one in found)  # one weight more may be one too many
         if spent < 0.98 * budget and budget - spent >= slack:
             warnings.warn(
                 f"the density is held at {spent / part.total:.4g}, below the {part.density:g} "

@@ -1,0 +1,61 @@
+"""The proximal map of the weights of joint groups, in the metric of the step just taken."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchreg import checks
+from torchreg.bundle import Bundle
+from torchreg.distributed import local
+from torchreg.metrics import StepSize
+
+Found = StepSize | float | Tensor | None
+
+
+def joint_step_(bundle: Bundle, found: Callable[[Tensor], Found], *, trusted: bool) -> None:
+    """Replace the weights of joint groups by their proximal point.
+
+    A weight that the optimizer has not moved stays as it is, and counts in its groups: its step
+    size is 0.
+
+    Args:
+        bundle: of several parameters, as the wrapped optimizer's step has left them.
+        found: what the metric returns for a parameter; None for one that was not moved.
+        trusted: whether the metric is one of this package.
+    """
+    if bundle.penalty.idle:
+        return
+    w = bundle.see({name: p.detach() for name, p in bundle.parameters.items()})
+    step = checks.as_step(joint_step_size(bundle, found), bundle.penalty, w, trusted=trusted)
+    for name, part in bundle.parts(bundle.penalty.prox(w, step)).items():
+        local(bundle.parameters[name]).copy_(bundle.view(name).part(part))
+
+
+def joint_step_size(bundle: Bundle, found: Callable[[Tensor], Found]) -> StepSize:
+    """The step sizes of the parameters of a bundle, gathered as its penalty sees them."""
+    scales, denominators, curved = {}, {}, False
+    for name, parameter in bundle.parameters.items():
+        one = found(parameter)
+        if not isinstance(one, StepSize):
+            moved = 0.0 if one is None else one
+            one = StepSize(checks.as_step(moved, bundle.penalty, parameter, trusted=True))
+        curved = curved or one.denominator is not None
+        scales[name] = _spread(one.scale, parameter)
+        denominators[name] = _spread(1.0 if one.denominator is None else one.denominator, parameter)
+    return StepSize(bundle.see(scales), bundle.see(denominators) if curved else None)
+
+
+def _spread(value: float | Tensor, parameter: Tensor) -> Tensor:
+    """One number for each element of a parameter."""
+    if isinstance(value, Tensor) and value.dim() > 0:
+        if value.shape != parameter.shape:
+            raise ValueError(
+                f"expected a step that is a number or shaped like w, {tuple(parameter.shape)}; "
+                f"found {tuple(value.shape)}."
+            )
+        return value
+    kind, device = parameter.dtype, local(parameter).device
+    if isinstance(value, Tensor):
+        return value.to(device, kind).expand(parameter.shape)
+    return torch.full(parameter.shape, value, dtype=kind, device=device)
