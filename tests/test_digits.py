@@ -155,6 +155,8 @@ def test_ctrl_c_says_in_one_line_what_is_kept(tmp_path: Path) -> None:
         # Ten times the steps: it must not end before the signal comes, on a busy machine either.
         command(tmp_path, "--jobs", "1", "--steps", f"{STEPS}0"), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
+        # A shell starts what it runs in the background deaf to Ctrl-C, these tests included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         wait_for_runs(tmp_path, 1)
