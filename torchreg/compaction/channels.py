@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from torchreg.compaction.entering import Entering
-from torchreg.compaction.layers import Layer, is_depthwise, is_reader, is_through
+from torchreg.compaction.layers import Layer, is_depthwise, is_reader, is_table, is_through
 from torchreg.compaction.running import Example
 from torchreg.compaction.varying import find_varying
 from torchreg.compaction.walking import walk
@@ -40,6 +40,7 @@ class Channels:
         sides: for every side, the number of the channel at each position, -1 where none is known.
         count: the number of channels.
         blocked: for some channels, why they can never be removed.
+        unreached: the modules on whose own parameters no output depends.
         varying: for each reader, whether each of its inputs depends on the example at all.
     """
 
@@ -50,14 +51,18 @@ class Channels:
         )
         self._inputs = {x.grad_fn for x in live.tensors() if x.is_floating_point()}
         with Entering(live.tensors()) as self._entering:
-            self.graph = _trace(model, live)
+            self.graph, reached = _trace(model, live)
+        self.unreached = [
+            name
+            for name, module in model.named_modules()
+            if (own := set(module.parameters(recurse=False))) and own.isdisjoint(reached)
+        ]
         names: dict[Any, str] = {module: name for name, module in model.named_modules()}
         names |= {parameter: name for name, parameter in model.named_parameters()}
         self.layers: dict[str, Layer] = {
             names[module]: module
             for module in self.graph.module2node
-            if module in names
-            and (is_reader(module) or is_through(module) or isinstance(module, nn.Embedding))
+            if module in names and (is_reader(module) or is_through(module) or is_table(module))
         }
         self._names = names
         self._start: dict[Side, int] = {}
@@ -88,6 +93,12 @@ class Channels:
             )
         try:
             return cls(model, example)
+        except _NothingFollowed:
+            raise ValueError(
+                f"no output of {type(model).__name__} depends on its weights by gradients, so "
+                "nothing can be followed: take torch.no_grad() off its forward, and return logits "
+                "where it returns their argmax."
+            ) from None
         except Exception as error:
             raise RuntimeError(
                 f"torch-pruning could not follow {type(model).__name__} from its outputs back to "
@@ -201,16 +212,45 @@ class Channels:
         self.blocked = {numbers[self._find(root)]: why for root, why in self._why.items()}
 
 
-def _trace(model: nn.Module, run: Example) -> Any:
+class _NothingFollowed(Exception):
+    """The outputs of a model have no graph."""
+
+
+def _trace(model: nn.Module, run: Example) -> tuple[Any, set[Tensor]]:
+    """The dependency graph of a model, and the parameters on which its outputs depend."""
+    reached: set[Tensor] = set()
+
     def mark(output: Any) -> list[Tensor]:
         # A node of its own for each output, so that its channels are known to leave the model.
-        return [t * 1 for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+        found = [
+            t * 1
+            for t in tree_leaves(output)
+            if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()
+        ]
+        reached.update(_leaves(found))
+        if not reached.intersection(model.parameters()):
+            raise _NothingFollowed
+        return found
 
     with torch.enable_grad():
-        return tp.DependencyGraph().build_dependency(
+        graph = tp.DependencyGraph().build_dependency(
             model,
             example_inputs=(),
             forward_fn=lambda m, _: run.direct(m),
             output_transform=mark,
             verbose=False,
         )
+    return graph, reached
+
+
+def _leaves(outputs: list[Tensor]) -> Iterator[Tensor]:
+    """The leaves of autograd's graph."""
+    stack: list[Any] = [x.grad_fn for x in outputs]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                yield node.variable
+            stack += [following for following, _ in node.next_functions]

@@ -1,6 +1,5 @@
 """The smaller model with the same outputs."""
 
-import copy
 from collections import defaultdict
 from typing import Any
 
@@ -8,9 +7,10 @@ import torch
 from torch import nn
 
 from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.probing import other_sizes, unread
 from torchreg.compaction.removable import Plan, decide, observe
 from torchreg.compaction.report import Compaction, report
-from torchreg.compaction.running import Example, check_model, difference, run_seen
+from torchreg.compaction.running import Example, check_model, copied, difference, run_seen
 from torchreg.compaction.surgery import cut
 
 _EQUAL = 1e-9  # of outputs in float64, where only the order of the sums differs
@@ -30,8 +30,11 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
 
     What belongs together across residual connections, concatenation, BatchNorm and flattening
     comes from Torch-Pruning's dependency graph. The result is compared with the model in
-    float64, on the example and on noise of its shape; whatever would change an output is put
-    back, and named. Nothing is approximated. The result's layers are the model's own classes
+    float64, on the example, on noise of its shape and, where the model takes them, at other sizes
+    (of the batch, a sequence, an image); and the model itself must not notice what the removed
+    channels carry. Whatever would change an output is put back, and named. Nothing is approximated.
+    What the example does not reach (an auxiliary head that is for training alone) is left as it is,
+    and named. The result's layers are the model's own classes
     with smaller weights: train on, save or export it as you like. Its ``state_dict`` has the
     same names with smaller shapes (and a bias more, where a constant was moved).
 
@@ -80,9 +83,10 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
         pinned |= faulty
         plan = trial.plan(pinned)
     small = trial.smaller(plan, model)
+    runs = copied(model), copied(small)  # a model may count or renormalise when it is run
     with torch.no_grad():
-        apart = difference(first(model), first(small))
-    return small, report(model, small, trial.channels, plan, first, (apart, trial.apart))
+        apart = difference(*map(first, runs))
+    return small, report(*runs, trial.channels, plan, first, (apart, trial.apart))
 
 
 class Trial:
@@ -93,8 +97,9 @@ class Trial:
         self.apart = 0.0
         self.exact = exact = _exact_copy(model)
         self.inputs = [first.double(), first.double().random(0)]
-        run_seen(model, first)
+        run_seen(copied(model), first)
         once = run_seen(exact, self.inputs[0])
+        self.inputs += other_sizes(exact, self.inputs[0])
         self.outputs, self.arriving = observe(exact, self.inputs)
         apart = difference(self.outputs[0], once)
         if apart == float("inf"):
@@ -114,7 +119,7 @@ class Trial:
 
     def smaller(self, plan: Plan, model: nn.Module) -> nn.Module:
         """A copy of the model, in whichever precision, without what goes."""
-        small = copy.deepcopy(model)
+        small = copied(model)
         cut(small, self.channels, plan.removed, self.arriving)
         return small
 
@@ -140,6 +145,19 @@ class Trial:
         if apart > _EQUAL:
             return f"without it the outputs would differ by {apart:.2g}"
         self.apart = apart
+        return self._read_elsewhere(plan)
+
+    @torch.no_grad()
+    def _read_elsewhere(self, plan: Plan) -> str:
+        """Whether outputs depend on what goes by another way than the layers known to read it."""
+        if not bool(plan.removed.any()):
+            return ""
+        pair = unread(self.exact, self.channels, plan.removed)
+        apart = difference(*map(self.inputs[0], pair))
+        if apart > _EQUAL:
+            return (
+                f"what it carries changes the outputs by {apart:.2g} beside the layers that read it"
+            )
         return ""
 
     def faulty(self, plan: Plan) -> dict[int, str]:
@@ -172,7 +190,7 @@ def _cause(model: nn.Module) -> str:
 
 
 def _exact_copy(model: nn.Module) -> nn.Module:
-    exact = copy.deepcopy(model).double().requires_grad_()
+    exact = copied(model).double().requires_grad_()
     for module in exact.modules():
         module._compiled_call_impl = None
     return exact

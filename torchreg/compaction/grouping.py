@@ -1,6 +1,5 @@
 """Groups whose zeros can be removed: what to give to a regularizer before training."""
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from torchreg.compaction.channels import Channels, Side
 from torchreg.compaction.compacting import Trial
 from torchreg.compaction.layers import is_reader
 from torchreg.compaction.removable import tied
-from torchreg.compaction.running import Example, check_model, run_seen
+from torchreg.compaction.running import Example, check_model, copied, run_seen
 from torchreg.groups import Grouping, columns, filters, input_channels, joint
 
 
@@ -95,7 +94,7 @@ def removable_groups(
     """
     check_model(model, training=True)
     call = Example(example)
-    exact = copy.deepcopy(model).eval().double().requires_grad_()
+    exact = copied(model).eval().double().requires_grad_()
     run_seen(exact, call.double())
     channels = Channels.of(exact, call.double())
     stuck = {*channels.blocked, *tied(channels), -1}

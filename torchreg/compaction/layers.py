@@ -29,6 +29,11 @@ def is_through(layer: Layer) -> bool:
     return isinstance(layer, _NormBase | nn.Parameter) or is_depthwise(layer)
 
 
+def is_table(layer: Layer) -> bool:
+    """Whether a layer is an embedding whose columns do not depend on each other."""
+    return isinstance(layer, nn.Embedding) and layer.max_norm is None
+
+
 def reads(layer: nn.Module) -> Tensor:
     """Which outputs of a linear or convolution layer read which inputs: bool, (outputs, inputs)."""
     weight: Any = layer.weight

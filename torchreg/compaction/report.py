@@ -50,6 +50,9 @@ class Compaction:
     stays: tuple[Stay, ...]
     """Every group of zeros that is still there."""
 
+    unreached: tuple[str, ...]
+    """The layers on which no output depends for the example: they are left as they were."""
+
     parameters: Change
     multiply_adds: Change
     """Of one forward pass of the example."""
@@ -86,6 +89,11 @@ class Compaction:
             count = sum(stay.count for stay in stays)
             where = ", ".join(stay.layer for stay in stays)
             rows.append(f"{count} zero {zeros} stay, since {reason}: {where}")
+        if self.unreached:
+            rows.append(
+                "no output depends on these for the example, so they are left as they were, and "
+                f"may not fit what is smaller now: {', '.join(self.unreached)}"
+            )
         return "\n".join(rows)
 
 
@@ -105,6 +113,7 @@ def report(
     return Compaction(
         layers,
         tuple(_stays(model, channels, plan)),
+        tuple(channels.unreached),
         Change(*(sum(p.numel() for p in m.parameters()) for m in (model, small))),
         Change(*(_multiply_adds(m, example) for m in (model, small))),
         Change(*(_file_bytes(m) for m in (model, small))),

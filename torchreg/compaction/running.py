@@ -1,5 +1,6 @@
 """Run a model on a caller's example, and refuse what cannot be compacted as it is."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,6 +61,26 @@ def check_model(model: object, *, training: bool = False) -> None:
                 "afterwards: remove them first (handle.remove(), torch.nn.utils.prune.remove, "
                 "remove_weight_norm, remove_spectral_norm), and register your own on the result."
             )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model, to run or to cut; what its last forward pass has left on it, detached.
+
+    Raises:
+        TypeError: it holds something that cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for leaf in tensors(list(vars(module).values())):
+            if leaf.grad_fn is not None:  # features kept for later: torch copies leaves alone
+                memo[id(leaf)] = leaf.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TypeError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}): take "
+            "what holds it up (a lock, a file, a process) off the model first."
+        ) from error
 
 
 class Example:

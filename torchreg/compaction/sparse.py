@@ -1,6 +1,5 @@
 """Scattered zeros: linear layers that store only their nonzero weights, where that is faster."""
 
-import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchreg.compaction.running import Example, check_model, run_once
+from torchreg.compaction.running import Example, check_model, copied, run_once
 from torchreg.compaction.timing import check_seconds, in_turns
 
 
@@ -93,13 +92,14 @@ def to_csr(
 ) -> tuple[nn.Module, dict[str, Measured]]:
     """Store linear layers as sparse CSR matrices where that is faster, measured here and now.
 
-    For zeros that are scattered, which :func:`compact` cannot remove. Every linear layer that the
-    example passes through is timed on what it gets there, dense and sparse, and replaced if the
-    sparse one is faster; so pass an example of the batch size that will be used. On one core of a
-    server it pays below a fifth of nonzero weights at batch 128, with 512 to 2,048 units; at batch
-    1 below a seventh with 2,048, below a twentieth with 1,024, and not with 512. The result is for
-    inference on this kind of machine: its layers cannot be trained, and its outputs differ by
-    rounding.
+    For zeros that are scattered, which :func:`compact` cannot remove. Every linear layer inside the
+    model that the example passes through (but those of ``nn.TransformerEncoderLayer``, whose fused
+    kernel takes dense weights alone) is timed on what it gets there, dense and sparse, and replaced
+    if the sparse one is faster; so pass an example of the batch size that will be used. On one core
+    of a server it pays below a fifth of nonzero weights at batch 128, with 512 to 2,048 units; at
+    batch 1 below a seventh with 2,048, below a twentieth with 1,024, and not with 512. The result
+    is for inference on this kind of machine: its layers cannot be trained, and its outputs differ
+    by rounding.
 
     Args:
         model: in evaluation mode. It is left untouched.
@@ -115,7 +115,7 @@ def to_csr(
     """
     check_model(model)
     check_seconds(seconds)
-    small = copy.deepcopy(model)
+    small = copied(model)
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -124,7 +124,17 @@ def to_csr(
 
         return hook
 
-    layers = {name: m for name, m in small.named_modules() if type(m) is nn.Linear and name}
+    fused = {  # in inference it hands these weights to a kernel that takes dense ones
+        linear
+        for m in small.modules()
+        if isinstance(m, nn.TransformerEncoderLayer)
+        for linear in (m.linear1, m.linear2)
+    }
+    layers = {
+        name: m
+        for name, m in small.named_modules()
+        if type(m) is nn.Linear and name and m not in fused
+    }
     hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
     run_once(small, Example(example))
     for hook in hooks:

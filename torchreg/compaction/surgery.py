@@ -87,7 +87,7 @@ def _cut_convolution(layer: Any, inputs: Tensor | None, outputs: Tensor | None) 
             blocks.append(layer.weight.detach()[i.to(layer.weight.device)][
                 :, j.to(layer.weight.device)])  # fmt: skip
     weight = layer.weight
-    layer.weight = nn.Parameter(torch.cat(blocks).contiguous(), weight.requires_grad)
+    layer.weight = nn.Parameter(_laid_out(torch.cat(blocks), weight), weight.requires_grad)
     _keep(layer, "bias", 0, outputs)
     layer.in_channels, layer.out_channels, layer.groups = len(inputs), len(outputs), len(blocks)
 
@@ -122,7 +122,14 @@ def _keep(owner: nn.Module, name: str, dimension: int, kept: Tensor | None) -> N
     old = getattr(owner, name, None)
     if old is None or kept is None:
         return
-    new = old.detach().index_select(dimension, kept.to(old.device)).clone()
+    new = _laid_out(old.detach().index_select(dimension, kept.to(old.device)), old)
     setattr(
         owner, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     )
+
+
+def _laid_out(new: Tensor, old: Tensor) -> Tensor:
+    """A tensor of its own memory, its channels last where those of the other are."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(old.dim())
+    plain = last is None or old.is_contiguous() or not old.is_contiguous(memory_format=last)
+    return new.clone(memory_format=torch.contiguous_format if plain else last)
