@@ -84,7 +84,8 @@ def parser(
     group.add_argument(
         "--groups",
         choices=GROUP_CHOICES,
-        help="of a group penalty; removable (the default): what a smaller network can do without",
+        help="of a group penalty; removable (the default): what a smaller network can do without; "
+        "shared: the same, with the channels that several layers read (residual streams) as one",
     )
     group.add_argument(
         "--where",

@@ -23,7 +23,7 @@ try:
     from experiments import digits_training as training
     from experiments.digits_methods import ASKED, COMPARED, METHODS, Method, method_name
     from experiments.digits_training import Run, Settings
-    from experiments.penalties import GROUP_CHOICES, GROUPED, PENALTY_CHOICES
+    from experiments.penalties import ALONE, GROUPED, PENALTY_CHOICES
 except ImportError as error:
     raise SystemExit(
         f'{error}\nThe experiments need more than torch: pip install "torchreg-prox[experiments]"'
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--groups",
-        choices=GROUP_CHOICES,
+        choices=ALONE,
         help="of a group penalty; removable (the default): what a neuron is read by, so that "
         "zeros make a smaller network, which is then shown",
     )
@@ -102,7 +102,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "leave --groups out"
         )
     if args.penalty in GROUPED and not args.groups:
-        args.groups = GROUP_CHOICES[0]
+        args.groups = ALONE[0]
     return args
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 import torchreg as tr
-from experiments.penalties import GROUP_CHOICES, GROUPED, PENALTY_CHOICES, SINGLE, groupings
+from experiments.penalties import ALONE, GROUPED, PENALTY_CHOICES, SINGLE, groupings
 
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 4e-3)
 
@@ -18,7 +18,7 @@ class Method(NamedTuple):
     strengths: tuple[float, ...] = STRENGTHS
     proximal: bool = False
     groups: str | None = None
-    """One of ``GROUP_CHOICES``, for a group penalty."""
+    """One of ``ALONE``, for a group penalty."""
 
     rise: bool = False
     """The strength rises from 0 over the first half of the steps. Under a penalty whose zeros are
@@ -80,6 +80,6 @@ ASKED = {
     )
     for penalty in PENALTY_CHOICES
     if penalty not in COMPARED
-    for groups in (GROUP_CHOICES if penalty in GROUPED else (None,))
+    for groups in (ALONE if penalty in GROUPED else (None,))
 }
 """Those that stand beside them where the flags ask for one."""

@@ -1,7 +1,7 @@
 """The networks as LightningModules: a dense baseline, and the same with a penalty."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -129,7 +129,8 @@ def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regu
     Args:
         model: the network.
         flags: the penalty, its strength, its groups, and where it acts.
-        example: a batch for the model, from which ``--groups removable`` follows the channels.
+        example: a batch for the model, from which ``--groups removable`` and ``shared`` follow
+            the channels.
     """
     strength = flags.strength or 1.0  # under --density it only has to be positive
     if flags.penalty not in GROUPED:
@@ -141,12 +142,22 @@ def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regu
     example = example.to(next(model.parameters()).device)
     found = groupings(model, flags.groups, example, flags.where)
     # A budget of multiply-adds is spent best where each of them is as dear as any other.
-    price = multiply_adds(model, example) if flags.multiply_adds else dict.fromkeys(found, 1.0)
+    prices = multiply_adds(model, example) if flags.multiply_adds else {}
     grouped = GROUPED[flags.penalty]
     return tr.Regularizer(
         model,
-        {name: grouped(strength * price[name], groups=group) for name, group in found.items()},
+        {
+            names: grouped(strength * _price(model, names, prices), groups=group)
+            for names, group in found.items()
+        },
     )
+
+
+def _price(model: nn.Module, names: str | tuple[str, ...], prices: Mapping[str, float]) -> float:
+    """What a weight of these parameters costs on average; 1 where nothing is counted."""
+    counts = {n: model.get_parameter(n).numel() for n in tr.select(model, names)}
+    total = sum(prices.get(name, 1.0) * count for name, count in counts.items())
+    return total / sum(counts.values())
 
 
 def make_optimizer(model: nn.Module, flags: Flags, lr: float) -> Optimizer:

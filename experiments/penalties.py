@@ -29,26 +29,31 @@ GROUPS: dict[str, Callable[[Tensor], Tensor]] = {
     "filters": tr.filters,
     "input-channels": tr.input_channels,
 }
-"""Besides ``removable``, which are those of :func:`torchreg.removable_groups`."""
+"""Those of a weight by itself."""
+
+FOUND = {"removable": False, "shared": True}
+"""Those of :func:`torchreg.removable_groups`, and whether they are joint over several weights."""
 
 JUMPING = {"l0", "lhalf", "group-l0"}
 """Those under which every zero is stationary: nothing returns, so the strength must rise slowly."""
 
 PENALTY_CHOICES = ("none", *SINGLE, "elasticnet", *GROUPED)
-GROUP_CHOICES = ("removable", *GROUPS)
+GROUP_CHOICES = (*FOUND, *GROUPS)
+ALONE = tuple(groups for groups in GROUP_CHOICES if not FOUND.get(groups))
+"""Those of networks in which no channel is read by several layers."""
 
 
 def groupings(
     model: nn.Module, groups: str, example: Tensor, where: Sequence[str] | None = None
-) -> Mapping[str, Grouping]:
-    """The groups that a flag names, by the name of each parameter.
+) -> Mapping[str | tuple[str, ...], Grouping]:
+    """The groups that a flag names, by the name of each parameter or the names of joint ones.
 
     Args:
         model: the network.
         groups: one of ``GROUP_CHOICES``.
-        example: a batch for the model, from which ``removable`` follows the channels.
-        where: parameters for all groups but ``removable``, which finds its own.
+        example: a batch for the model, from which ``removable`` and ``shared`` follow the channels.
+        where: parameters for all other groups: these two find their own.
     """
-    if groups == "removable":
-        return tr.removable_groups(model, example)
+    if groups in FOUND:
+        return tr.removable_groups(model, example, shared=FOUND[groups])
     return dict.fromkeys(tr.select(model, where), GROUPS[groups])

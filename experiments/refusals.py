@@ -3,7 +3,7 @@
 import torch
 
 from experiments.flags import Flags
-from experiments.penalties import COUNTABLE, GROUPED, JUMPING
+from experiments.penalties import COUNTABLE, FOUND, GROUPED, JUMPING
 
 
 def mend(flags: Flags) -> str | None:
@@ -56,8 +56,9 @@ def mend(flags: Flags) -> str | None:
             f"{' or '.join(GROUPED)}",
         ),
         (
-            flags.where and flags.penalty in GROUPED and flags.groups in (None, "removable"),
-            "--groups removable finds its own parameters: leave --where out, or give other groups",
+            flags.where and flags.penalty in GROUPED and flags.groups in (None, *FOUND),
+            "--groups removable and shared find their own parameters: leave --where out, or give "
+            "other groups",
         ),
         (not flags.epochs, "--epochs must be at least 1"),
         (

@@ -28,13 +28,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OSError(
             error.errno,
             f"could not write {path} ({error.strerror}); any earlier version of it is untouched. "
             "Free some space or choose another output folder, then run the same command again.",
         ) from error
+    finally:  # of an interrupt too; there is none once it has taken its place
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -131,3 +131,49 @@ def test_sparse_layers_compute_the_same_and_are_chosen_by_the_clock() -> None:
         assert isinstance(model[0], nn.Linear)
         sparse = CSRLinear(model[0])
         torch.testing.assert_close(sparse(x[0, 0]), model[0](x[0, 0]))
+
+
+def test_a_sparse_layer_can_be_copied_and_met_again() -> None:
+    layer = nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand(64, 64) < 0.1)
+    sparse, x = CSRLinear(layer), torch.randn(3, 64)
+    again = copy.deepcopy(sparse)
+    assert torch.equal(again(x), sparse(x))
+    assert again.weight.values().data_ptr() != sparse.weight.values().data_ptr()
+    model = nn.Sequential(sparse, nn.Linear(64, 4)).eval()
+    small, _ = tr.to_csr(model, x, seconds=0.01)
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_the_model_that_does_not_run_is_named() -> None:
+    narrow, wide = nn.Linear(3, 2).eval(), nn.Sequential(nn.Linear(4, 2)).eval()
+    with pytest.raises(ValueError, match=r"the model \(Sequential\) does not run"):
+        tr.latency(narrow, wide, torch.randn(1, 3), seconds=0.01)
+
+
+def test_zeros_of_what_is_not_taken_apart_are_told() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.w = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8))
+            self.norm, self.cell = nn.LayerNorm(8), nn.LSTMCell(8, 8)
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(torch.relu(torch.relu(self.first(x)) @ self.w))
+            out: Tensor = self.last(self.cell(h)[0])
+            return out
+
+    model = Mixed().eval()
+    with torch.no_grad():
+        model.w[:4] = 0
+        model.w[:, 6:] = 0
+        model.norm.weight[:3] = 0
+        model.cell.weight_ih[:, :2] = 0
+    _, report = tr.compact(model, torch.randn(2, 6))
+    told = {(stay.layer, stay.zeros): stay.count for stay in report.stays}
+    assert told["norm.weight", "scales"] == 3
+    assert told["cell.weight_ih", "columns"] == 2
+    assert told["w", "rows"] == 4
+    assert told["w", "columns"] == 2

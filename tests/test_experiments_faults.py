@@ -1,5 +1,6 @@
 """What goes wrong in a run is said when it happens, with the way on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.results import write_text
 from tests.test_experiments_run import data, main
 
 __all__ = ["data"]
@@ -72,3 +74,18 @@ def test_a_folder_in_use_is_left_to_the_process_that_uses_it(
         other.kill()
     assert sorted(out.iterdir()) == before
     main(data, out, f"--strength 1e-3 --epochs 1 --batch-size 50{flags}")
+
+
+def test_an_interrupt_while_a_file_is_written_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "result.json"
+    write_text(file, "before")
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(file, "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert file.read_text() == "before"

@@ -237,3 +237,13 @@ def test_a_differentiable_group_is_refused_before_it_joins() -> None:
     with pytest.raises(ValueError, match="differentiable=True"):
         optimizer.add_param_group({"params": model.last.parameters(), "differentiable": True})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("penalty", [tr.L1(0.3), tr.L2(0.3), tr.ElasticNet(0.2, 0.1), tr.MCP(0.3)])
+def test_a_negative_scale_takes_the_gradient_back(penalty: tr.Penalty) -> None:
+    w = torch.randn(5, 4)
+    grad = torch.zeros_like(w)
+    penalty.add_gradient_(w, grad, 2.0)
+    assert grad.any()
+    penalty.add_gradient_(w, grad, -2.0)
+    torch.testing.assert_close(grad, torch.zeros_like(w), rtol=0, atol=1e-6)

@@ -226,3 +226,29 @@ def test_adam_reaches_the_optimum_of_an_outside_solver(share: float) -> None:
     assert torch.equal(found != 0, expected.abs() > 1e-4)
     assert 0 < int(kept.sum()) < 10
     assert tr.stationarity(regularizer, loss()).residual < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "penalty", [tr.GroupLasso(1.0, tr.rows), tr.SparseGroupLasso(1.0, tr.rows)], ids=repr
+)
+def test_sizes_whose_squares_are_no_numbers(penalty: tr.Penalty, dtype: torch.dtype) -> None:
+    """Norms that overflow or underflow: hardly shrunk, and at a step of 0 not at all."""
+    tiny, huge = torch.finfo(dtype).tiny ** 0.8, torch.finfo(dtype).max ** 0.8
+    w = torch.tensor([[tiny, tiny], [huge, huge], [0.0, 0.0]], dtype=dtype)
+    for none in (0.0, torch.tensor(0.0), torch.zeros_like(w)):
+        assert torch.equal(penalty.prox(w, none), w)
+    torch.testing.assert_close(penalty.prox(w, 1.0)[1], w[1])
+
+
+def test_a_member_below_the_rounding_of_its_group_is_kept_by_the_exclusive_lasso() -> None:
+    w, step = torch.tensor([[1000.0, 1e-5]]), torch.tensor([[1e-12, 1e-9]])
+    exact = tr.ExclusiveLasso(1.0, tr.rows).prox(w.double(), step.double())
+    found = tr.ExclusiveLasso(1.0, tr.rows).prox(w, step)
+    torch.testing.assert_close(found, exact.float(), rtol=1e-4, atol=0)
+
+
+def test_a_grouping_shows_the_call_that_makes_it() -> None:
+    made = [tr.heads(2), tr.heads(4, parts=3), tr.heads(4, dim=1), tr.tiles(2, 4), tr.gates(3)]
+    for grouping in made:
+        assert eval(repr(grouping), vars(tr)) == grouping

@@ -235,3 +235,27 @@ def test_what_cannot_be_reweighted_is_told() -> None:
         tr.reweighted(tr.L1(0.1), width=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="width must be above 0"):
         tr.reweighted(tr.Regularizer(linear, tr.L1(0.1)), width=0.0)
+
+
+def test_reweighting_takes_each_weight_once_and_a_width_that_is_a_number() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    doubly = tr.Regularizer(model, {"*.weight": tr.L1(0.1), "0.weight": tr.L1(0.2)})
+    with pytest.raises(ValueError, match=r"more than one penalty acts on 0\.weight"):
+        tr.reweighted(doubly, 0.1)
+    for bad in ("a", torch.ones(2), None):
+        with pytest.raises(TypeError, match="width must be a number"):
+            tr.reweighted(tr.Regularizer(model, tr.L1(0.1)), bad)  # type: ignore[arg-type]
+
+
+def test_factors_and_supports_that_do_not_fit_are_refused_when_bound() -> None:
+    linear = nn.Linear(5, 6)
+    for penalty in (tr.WeightedL1(1.0, torch.ones(7)), tr.WeightedL1(1.0, torch.ones(2, 6, 5))):
+        with pytest.raises(ValueError, match="factors are shaped"):
+            tr.Regularizer(linear, penalty)
+    with pytest.raises(ValueError, match="this support is shaped"):
+        tr.Regularizer(linear, tr.FixedSupport(torch.ones(6, 4, dtype=torch.bool)))
+
+
+def test_weights_that_are_held_at_strength_zero_are_penalised() -> None:
+    held = tr.WeightedL1(0.0, torch.tensor([[0.0, math.inf, 0.0]]))
+    tr.Regularizer(nn.Linear(3, 1), held)  # a warning would fail here

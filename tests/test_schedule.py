@@ -4,6 +4,7 @@ import copy
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_a_schedule_refuses_what_it_cannot_follow() -> None:
         tr.StrengthSchedule(tr.L1(1.0), linear(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no strength that could be set"):
         tr.StrengthSchedule(tr.fix_support(regularizer), linear(2))
-    with pytest.raises(ValueError, match=r"finite number of at least 0, found -0\.4"):
+    with pytest.raises(ValueError, match=r"a factor must be a finite number of at least 0, found -1"):
         tr.StrengthSchedule(regularizer, lambda step: -1.0)  # noqa: ARG005
     other = tr.StrengthSchedule(tr.Regularizer(nn.Linear(2, 2), tr.L1(1.0)), linear(2))
     with pytest.raises(ValueError, match="of 2 penalties, the schedule has 1"):
@@ -237,3 +238,23 @@ def test_multiply_adds_needs_a_batch() -> None:
             tr.schedule.multiply_adds(model, *inputs)
     with pytest.raises(ValueError, match="batch"):
         tr.schedule.multiply_adds(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 8, 8))
+
+
+def test_a_shape_that_fails_leaves_the_schedule_where_it_was() -> None:
+    regularizer = two_terms()
+    schedule = tr.StrengthSchedule(regularizer, [lambda _: 0.5, lambda step: 1.0 - 2 * step])
+    before = schedule.state_dict(), schedule.get_last_strength()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a factor must be a finite number of at least 0"):
+            schedule.step()
+    assert (schedule.state_dict(), schedule.get_last_strength()) == before
+
+
+def test_multiply_adds_has_the_names_of_a_selection() -> None:
+    tied = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    assert tr.schedule.multiply_adds(tied, torch.zeros(3, 4)) == {"0.weight": 2.0}
+    made = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.Linear(4, 3))
+    assert list(tr.schedule.multiply_adds(made, torch.zeros(3, 4))) == list(tr.select(made))
+    compiled: Any = torch.compile(nn.Sequential(nn.Linear(4, 2)))
+    assert tr.schedule.multiply_adds(compiled, torch.zeros(3, 4)) == {"0.weight": 1.0}

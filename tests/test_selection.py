@@ -1,5 +1,6 @@
 """What a selection takes, what it leaves out, what it sees through and how it fails."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,3 +292,16 @@ def test_an_exclusion_that_leaves_nothing_is_an_error() -> None:
 def test_tensors_mappings_and_bytes_are_no_patterns(where: Any) -> None:
     with pytest.raises(TypeError, match="expected a glob"):
         tr.select(nn.Linear(2, 2), where)
+
+
+@pytest.mark.parametrize("kind", ["older", "parametrised"])
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_what_a_layer_divides_by_its_size_is_left_out(name: str, kind: str) -> None:
+    home: Any = nn.utils if kind == "older" else nn.utils.parametrizations
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch announces the newer one
+        model = nn.Sequential(getattr(home, name)(nn.Linear(4, 4)), nn.Linear(4, 3))
+    assert list(tr.select(model)) == ["1.weight"]
+    assert len(tr.select(model, "0.*")) > 1  # by name it is there
+    bare = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)))
+    assert list(tr.select(bare)) == ["0.parametrizations.weight.original"]

@@ -1,7 +1,9 @@
 """A run with removable groups, cut down: the same outputs, and files that can be read back."""
 
 import io
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,3 +52,13 @@ def test_a_shrunk_run_has_the_same_outputs(data: Path, tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds no trained run of these scripts"):
         told(lambda: shrink.main([str(tmp_path)]))
+
+
+def test_an_output_that_is_not_a_number_is_not_lost() -> None:
+    class Lost(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.nan
+
+    batches: Any = [(torch.ones(2, 3), torch.zeros(2)), (torch.ones(2, 3), torch.zeros(2))]
+    found = shrink.compare(torch.nn.Identity(), Lost(), batches)
+    assert math.isnan(found["difference"])

@@ -20,6 +20,7 @@ from torchreg.groups import rows
 from torchreg.lightning import TargetSparsity as Callback
 from torchreg.penalties.group import GroupLasso, SparseGroupLasso
 from torchreg.schedule import cubic, linear, multiply_adds
+from torchreg.schedule.ranking import _between
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Adam": lambda p: torch.optim.Adam(p, lr=5e-3),
@@ -390,7 +391,7 @@ def test_a_schedule_of_the_same_strength_is_told_instead_of_followed(at_most: bo
         problem.train(1)
     again = Problem(tr.L1(1.0))
     tr.TargetSparsity(again.optimizer, density=0.1, end=10)
-    with pytest.raises(ValueError, match="detach that first"):
+    with pytest.raises(ValueError, match="detach that, and set the strength again"):
         tr.TargetSparsity(again.optimizer, density=0.1, end=10)
 
 
@@ -564,3 +565,76 @@ def test_a_state_of_another_model_is_refused() -> None:
         target(5)[2].load_state_dict(first.state_dict())
     with pytest.raises(ValueError, match="it lacks"):
         target(4)[2].load_state_dict({})
+
+
+def test_a_support_that_cannot_be_fixed_fixes_none() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    penalties = {"0.weight": tr.L0(1.0), "1.weight": tr.GroupL0(1.0, rows)}
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.01), tr.Regularizer(model, penalties)
+    )
+    target = tr.TargetSparsity(optimizer, {"0.weight": 0.5, "1.weight": 0.05}, end=3)
+    for step in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(4, 8)).square().mean().backward()
+        if step < 3:
+            optimizer.step()
+            continue
+        with pytest.raises(RuntimeError, match=r"no weight is left at a density of 0\.05"):
+            optimizer.step()
+        assert not target.holding
+        assert not target.state_dict()["zeroed"]
+        assert all(p.all() for p in model[1].parameters())
+
+
+def test_a_penalty_that_only_shrinks_is_refused_at_once() -> None:
+    refused(tr.ElasticNet(0.0, 1.0), "zeroes .* at no strength", density=0.5, end=5)
+
+
+def test_an_empty_weight_does_not_take_the_horizon_away() -> None:
+    model = nn.ModuleList([nn.Linear(6, 3), nn.Linear(4, 4)])
+    model[0].weight = nn.Parameter(torch.zeros(0, 3))
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.1), tr.Regularizer(model, tr.L1(1.0))
+    )
+    assert list(tr.TargetSparsity(optimizer, 0.5, end=9, horizon=7)._ahead.values()) == [7]
+
+
+def test_neighbours_in_float32_are_told_apart() -> None:
+    one = 1.0
+    scores = torch.tensor([one, one, one], dtype=torch.float32)
+    scores[1] = torch.nextafter(scores[0], torch.tensor(2.0))
+    scores[2] = torch.nextafter(scores[1], torch.tensor(2.0))
+    for keep in (1, 2):
+        factor = _between([scores], [1.0], keep)
+        assert int((scores > factor).sum()) == keep
+        priced = _between([scores[:1], scores[1:]], [1.0, 1.0 + 1e-9], keep + 0.5)
+        assert int((scores > priced).sum()) == keep
+
+
+def test_a_cost_or_a_state_that_is_none_says_so() -> None:
+    problem = Problem(tr.L0(1.0))
+    with pytest.raises(TypeError, match="cost must be a mapping from parameter names"):
+        tr.TargetSparsity(problem.optimizer, 0.5, end=5, cost="a")  # type: ignore[arg-type]
+    target = tr.TargetSparsity(problem.optimizer, 0.5, end=5)
+    with pytest.raises(ValueError, match="no state of a TargetSparsity"):
+        target.load_state_dict(None)  # type: ignore[arg-type]
+
+
+def test_after_a_fit_that_failed_another_begins() -> None:
+    class Fails(Proximal):
+        fails = True
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            if self.fails and index == 2:
+                raise ArithmeticError("of the user's own")
+            return super().training_step(batch, index)
+
+    module = Fails()
+    callback = Callback(0.5, end=0.5)
+    with pytest.raises(ArithmeticError):
+        fit(module, callbacks=[callback])
+    module.fails = False
+    fit(module, callbacks=[callback])
+    assert callback.target is not None
+    assert callback.target.holding

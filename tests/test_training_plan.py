@@ -56,5 +56,5 @@ def test_every_penalty_can_be_named(penalty: str, groups: str | None) -> None:
     weights = set(tr.select(model))
     reached = set(found.selection())
     # The first layer reads the pixels, which no smaller network could do without.
-    grouped = penalty in GROUPED and groups == "removable"
+    grouped = penalty in GROUPED and groups in ("removable", "shared")
     assert reached == (weights - {"conv1_1.weight"} if grouped else weights)

@@ -123,7 +123,7 @@ class Regularizer:
                 "without biases and normalisation).",
                 stacklevel=2,
             )
-        elif not any(term.penalty.strength > 0 for term in self.terms):
+        elif all(term.penalty.idle for term in self.terms):
             warnings.warn("this regularizer penalises nothing: every strength is 0.", stacklevel=2)
 
     @staticmethod

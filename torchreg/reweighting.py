@@ -2,7 +2,9 @@
 
 import torch
 
+from torchreg.distributed import whole
 from torchreg.penalties import L1, WeightedL1
+from torchreg.penalties.attributes import as_strength
 from torchreg.regularizer import Regularizer
 
 
@@ -23,8 +25,8 @@ def reweighted(regularizer: Regularizer, width: float) -> Regularizer:
         A regularizer of the same model, with a :class:`torchreg.WeightedL1` for each tensor.
 
     Raises:
-        TypeError: no Regularizer, or another penalty than L1.
-        ValueError: a width that is not above 0 and finite.
+        TypeError: no Regularizer, another penalty than L1, or a width that is no number.
+        ValueError: a width that is not above 0 and finite; two penalties on one weight.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -41,8 +43,14 @@ def reweighted(regularizer: Regularizer, width: float) -> Regularizer:
             f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind a penalty "
             "to the model first, Regularizer(model, penalty)."
         )
-    if not 0 < width < float("inf"):
-        raise ValueError(f"width must be above 0 and finite, found {width}.")
+    width = as_strength("width", width)
+    if width == 0:
+        raise ValueError("width must be above 0 and finite, found 0.")
+    if doubly := regularizer.overlap():
+        raise ValueError(
+            f"more than one penalty acts on {', '.join(doubly)}, and one set of factors takes "
+            "their place: give each weight one penalty."
+        )
     penalties = {}
     for name, parameter, penalty in regularizer.items():
         if not isinstance(penalty, L1 | WeightedL1):
@@ -50,9 +58,9 @@ def reweighted(regularizer: Regularizer, width: float) -> Regularizer:
                 f"{name} has the penalty {type(penalty).__name__}, which has no factors: reweight "
                 "L1, or use torchreg.LogSum for the same objective in one go."
             )
-        factors = 1 / (1 + parameter.detach().abs() / width)
+        factors = 1 / (1 + whole(parameter.detach()).abs() / width)
         if isinstance(penalty, WeightedL1):  # what is free or held stays so
-            fixed = (penalty.factors == 0) | penalty.factors.isinf()
-            factors = torch.where(fixed, penalty.factors.to(factors), factors)
+            own = penalty.factors.to(factors)
+            factors = torch.where((own == 0) | own.isinf(), own, factors)
         penalties[name] = WeightedL1(penalty.l1, factors)
     return Regularizer(regularizer.model, penalties)

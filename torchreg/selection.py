@@ -25,8 +25,9 @@ def select(
     """Pick the parameters of a model that a penalty should act on.
 
     The default takes the weights: trainable tensors of two or more dimensions, without
-    biases, without the parameters of normalisation layers and without weight-normalised
-    tensors. ``where`` takes exactly what it says instead, so the glob ``"*"`` takes biases too.
+    biases, without the parameters of normalisation layers and without tensors under weight or
+    spectral normalisation. ``where`` takes exactly what it says instead, so the glob ``"*"``
+    takes biases too.
 
     A selection points at this one model: after ``copy.deepcopy(model)`` select again.
     Under ``torch.nn.utils.parametrize`` a name such as ``fc.weight`` finds the tensor that
@@ -92,10 +93,11 @@ def slots(
 
 
 def _is_weight(slot: Slot) -> bool:
-    # Weight normalisation keeps a direction and a length, original1 and original0: the
-    # function does not change with the size of the one, and is 0 / 0 where it is zero.
+    # Weight normalisation keeps a direction and a length, original1 and original0: the function
+    # does not change with the size of the one, and is 0 / 0 where it is zero. Nor does it with
+    # the size of what spectral normalisation divides by its norm.
     split = re.search(r"\.original\d+$", slot.path) is not None
-    if is_bias(slot) or is_normalisation(slot) or split:
+    if is_bias(slot) or is_normalisation(slot) or split or slot.normalised:
         return False
     parameter = slot.parameter
     lazy = isinstance(parameter, UninitializedParameter)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import AveragedModel
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMALISING = {parametrizations._WeightNorm, parametrizations._SpectralNorm}
 _WRAPPING_NAMES = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _WRAPPING_MODULES = (DataParallel, DistributedDataParallel, AveragedModel)
 
@@ -35,6 +37,9 @@ class Slot:
 
     alias: str
     """The name without its parametrization: ``fc.weight``."""
+
+    normalised: bool
+    """Whether the layer divides by its size: a weight or spectral normalisation acts on it."""
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -68,17 +73,17 @@ def walk(
     module: nn.Module,
     name: str = "",
     path: str = "",
-    used: tuple[type[nn.Module], str, str] | None = None,
+    used: tuple[type[nn.Module], str, str, bool] | None = None,
 ) -> Iterator[Slot]:
     """Every slot below a module, tied ones under each of their names, wrappers left out.
 
-    ``used`` is the layer, role and alias of a parametrised tensor, where the module is a
-    parametrization of it.
+    ``used`` is the layer, role and alias of a parametrised tensor and whether it is normalised,
+    where the module is a parametrization of it.
     """
     for attribute, parameter in module._parameters.items():
         if parameter is not None:
             full = name + attribute
-            use = used or (type(module), attribute, full)
+            use = used or (type(module), attribute, full, _normalised(module, attribute))
             yield Slot(full, model, path + attribute, *use)
     for child_name, child in module._modules.items():
         if child is None:
@@ -86,7 +91,9 @@ def walk(
         below = f"{path}{child_name}."
         if child_name == "parametrizations" and is_parametrized(module):
             for role, parametrization in child.named_children():
-                use = (type(module), role, name + role)
+                kinds = {type(one) for one in parametrization.children()}
+                divided = not kinds.isdisjoint(_NORMALISING)
+                use = (type(module), role, name + role, divided)
                 inside = f"{name}parametrizations.{role}."
                 yield from walk(model, parametrization, inside, f"{below}{role}.", use)
             continue
@@ -94,3 +101,12 @@ def walk(
             child_name == "module" and isinstance(module, _WRAPPING_MODULES)
         )
         yield from walk(model, child, name if wrapped else f"{name}{child_name}.", below, used)
+
+
+def _normalised(module: nn.Module, attribute: str) -> bool:
+    """Whether a hook of the older weight_norm or spectral_norm makes the weight from this."""
+    return any(
+        type(hook).__name__ in ("WeightNorm", "SpectralNorm")
+        and attribute in (f"{hook.name}_g", f"{hook.name}_v", f"{hook.name}_orig")  # type: ignore[attr-defined]
+        for hook in module._forward_pre_hooks.values()
+    )

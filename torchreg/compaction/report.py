@@ -166,14 +166,29 @@ def _stays(model: nn.Module, channels: Channels, plan: Plan) -> Iterator[Stay]:
                     found[name, kind][plan.why[channel]] += 1
         if not zeros:
             for key, parameter in layer.named_parameters(name, recurse=False):
-                if parameter.dim() >= 2 and key not in channels.layers:
-                    rows = int((~(parameter.detach() != 0).flatten(1).any(1)).sum())
-                    if rows:
-                        told = f"the channels of {type(layer).__name__} are not taken apart"
-                        found[key, "rows"][told] += rows
+                told = f"the channels of {type(layer).__name__} are not taken apart"
+                for kind, zero in _zeros(key, parameter.detach().cpu(), channels, plan):
+                    if count := int(zero.sum()):
+                        found[key, kind][told] += count
     for (name, kind), reasons in found.items():
         for reason, count in reasons.items():
             yield Stay(name, kind, count, reason)
+
+
+def _zeros(
+    name: str, parameter: Tensor, channels: Channels, plan: Plan
+) -> Iterator[tuple[str, Tensor]]:
+    """Which rows and columns of any other parameter are zero and stay; of a norm, which scales."""
+    if parameter.dim() == 1 and name.endswith("weight"):
+        yield "scales", parameter == 0
+    if parameter.dim() < 2 or (name in channels.layers and parameter.dim() > 2):
+        return  # of a token or a table of positions
+    for dimension, kind in enumerate(("rows", "columns")):
+        zero = ~(parameter != 0).transpose(0, dimension).flatten(1).any(1)
+        if name in channels.layers and channels.dimension(name) == dimension:
+            numbers = channels.sides[Side(name, "through")]
+            zero &= (numbers < 0) | ~plan.removed[numbers.clamp(min=0)]
+        yield kind, zero
 
 
 def _unknown(model: nn.Module, side: Side, channels: Channels) -> str:

@@ -172,9 +172,9 @@ def run_once(model: nn.Module, example: Example) -> Any:
             return example(model)
     except Exception as error:
         raise ValueError(
-            f"the model does not run on the example, shaped {example} ({type(error).__name__}: "
-            f"{error}): pass an input as the model takes it, on its device. (It has to run in "
-            "float64 too.)"
+            f"the model ({type(model).__name__}) does not run on the example, shaped {example} "
+            f"({type(error).__name__}: {error}): pass an input as the model takes it, on its "
+            "device. (To be compacted it has to run in float64 too.)"
         ) from error
 
 

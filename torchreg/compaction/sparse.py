@@ -1,9 +1,10 @@
 """Scattered zeros: linear layers that store only their nonzero weights, where that is faster."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,15 @@ class CSRLinear(nn.Module):
         self.register_buffer(
             "bias", layer.weight.new_zeros(self.out_features) if bias is None else bias.detach()
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy; torch has none of a sparse tensor."""
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        own = {k: v for k, v in vars(self).items() if k != "_buffers"}
+        vars(made).update(copy.deepcopy(own, memo))
+        made._buffers = {"weight": self.weight.clone(), "bias": self.bias.clone()}
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features); under autocast in the weight's type."""

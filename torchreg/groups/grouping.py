@@ -18,13 +18,18 @@ class Dealt:
     function: Callable[..., Tensor]
     arguments: tuple[Any, ...]
     name: str
+    keywords: tuple[str, ...] = ()
+    """What the last of the arguments are called, where they have to be named."""
 
     def __call__(self, w: Tensor) -> Tensor:
         """Return w as (groups, members)."""
         return self.function(w, *self.arguments)
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(map(name_of, self.arguments))})"
+        shown = [name_of(argument) for argument in self.arguments]
+        for i, keyword in enumerate(reversed(self.keywords), 1):
+            shown[-i] = f"{keyword}={shown[-i]}"
+        return f"{self.name}({', '.join(shown)})"
 
 
 def name_of(grouping: object) -> str:

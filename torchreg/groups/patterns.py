@@ -25,7 +25,8 @@ def heads(count: int, *, parts: int = 1, dim: int = 0) -> Grouping:
     """
     if dim not in (0, 1):
         raise ValueError(f"dim must be 0 (heads are outputs) or 1 (inputs), found {dim!r}.")
-    return Dealt(_heads, (positive("count", count), positive("parts", parts), dim), "heads")
+    given = positive("count", count), positive("parts", parts), dim
+    return Dealt(_heads, given, "heads", ("parts", "dim"))
 
 
 def gates(count: int) -> Grouping:

@@ -175,6 +175,11 @@ class TargetSparsity(Callback):
                 stacklevel=2,
             )
 
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: ARG002
+        """Leave the optimizer alone, so that another fit can begin."""
+        if self.target is not None:
+            self.target.detach()
+
     def state_dict(self) -> dict[str, Any]:
         """The target's."""
         return {} if self.target is None else self.target.state_dict()

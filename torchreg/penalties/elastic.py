@@ -52,9 +52,9 @@ class Elastic(Penalty):
         """``grad += scale * (l1 * sign(w) + 2 * l2 * w)``, with a sign of 0 at 0."""
         l1, l2 = self.elastic_net
         for part, beside in blocks(w.detach(), {"grad": grad}, times=LONGER):
-            if scale * l1 > 0:
+            if scale * l1 != 0:
                 beside["grad"].add_(part.sgn(), alpha=scale * l1)
-            if scale * l2 > 0:
+            if scale * l2 != 0:
                 beside["grad"].add_(part, alpha=2 * (scale * l2))
 
     def distance(self, w: Tensor, grad: Tensor) -> Tensor:

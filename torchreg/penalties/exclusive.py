@@ -72,7 +72,9 @@ class ExclusiveLasso(Grouped):
         ratio = torch.where(size == 0, 0.0, size / price)
         order = ratio.argsort(dim=1, descending=True, stable=True)
         prices, sizes = (one.gather(1, order).cumsum(dim=1) for one in (price, size))
-        last = (sizes / (1 + prices)).argmax(dim=1, keepdim=True)
+        reached = sizes / (1 + prices)
+        # Of equals the last: what is below the rounding of a sum is above its threshold too.
+        last = size.shape[1] - 1 - reached.flip(1).argmax(dim=1, keepdim=True)
         prices, sizes = prices.gather(1, last), sizes.gather(1, last)
         # Less the member's own part, so that nothing cancels in the last one of a group.
         shrunk = size * ((1 + (prices - price)) / (1 + prices))

@@ -42,12 +42,16 @@ def shrink_groups(w: Tensor, threshold: Tensor) -> Tensor:
     size = w.abs()
     if threshold.dim() == 0:
         norm = torch.linalg.vector_norm(size, dim=1, keepdim=True)
-        zero, n = norm <= threshold, norm - threshold
+        zero, n = (norm <= threshold) & (threshold > 0), norm - threshold
+        # Of huge weights the norm is infinite, of tiny ones 0: they are hardly shrunk.
+        share = torch.where(norm.isinf(), 1.0, n / norm)
+        kept = w * share
     else:
         ratio = torch.where(size == 0, 0.0, size / threshold)
         zero = torch.linalg.vector_norm(ratio, dim=1, keepdim=True) <= 1
         n = _norm_of_minimum(size, threshold, zero)
-    return torch.where(zero, 0.0, w * (n / (n + threshold)))
+        kept = w * (n / (n + threshold))
+    return torch.where(zero, 0.0, torch.where(threshold == 0, w, kept))
 
 
 def _norm_of_minimum(size: Tensor, threshold: Tensor, zero: Tensor) -> Tensor:

@@ -82,5 +82,5 @@ def resized(w: Tensor, size: Tensor, shrunk: Tensor) -> Tensor:
 def as_tensor(step: float | Tensor, like: Tensor) -> Tensor:
     """A step as a tensor of this type, without a copy from host to device."""
     if isinstance(step, Tensor):
-        return step.to(like.dtype)
+        return step.to(like.device, like.dtype)
     return like.new_full((), step if step <= torch.finfo(like.dtype).max else float("inf"))

@@ -74,15 +74,19 @@ class FixedSupport(Penalty):
         """0: the kept weights are free."""
         return 0.0
 
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise unless the support is of this shape."""
+        if shape != self.kept.shape:
+            raise ValueError(
+                f"this support is shaped {tuple(self.kept.shape)}, the weight {tuple(shape)}: "
+                "make it from the same tensor, with torchreg.fix_support(regularizer)."
+            )
+
     def extra_repr(self) -> str:
         """Show the size of the support."""
         return f"{int(self.kept.sum()):,} of {self.kept.numel():,} kept"
 
     def _kept(self, w: Tensor) -> Tensor:
-        if w.shape != self.kept.shape:
-            raise ValueError(
-                f"this support is shaped {tuple(self.kept.shape)}, the weight {tuple(w.shape)}: "
-                "make it from the same tensor, with torchreg.fix_support(regularizer)."
-            )
+        self.check_shape(w.shape)
         self.kept = self.kept.to(w.device)
         return self.kept

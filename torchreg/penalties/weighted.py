@@ -93,6 +93,18 @@ class WeightedL1(Penalty):
         """``l1 * factors``."""
         return self._scaled(w)
 
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise unless the factors broadcast to this shape."""
+        try:
+            fits = torch.broadcast_shapes(self.factors.shape, shape) == shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"the factors are shaped {tuple(self.factors.shape)}, the weight {tuple(shape)}: "
+                "give one factor for each weight, or a shape that broadcasts."
+            )
+
     def extra_repr(self) -> str:
         """Show the strength, and what the factors are shaped like."""
         held = int(self.factors.isinf().sum())
@@ -109,12 +121,7 @@ class WeightedL1(Penalty):
         return torch.where(factors.isinf(), torch.inf, self.l1 * factors)
 
     def _fitted(self, w: Tensor) -> Tensor:
+        self.check_shape(w.shape)
         real = w.real if w.is_complex() else w
         self.factors = self.factors.to(real.device)
-        try:
-            return self.factors.to(real.dtype).expand(w.shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the factors are shaped {tuple(self.factors.shape)}, the weight "
-                f"{tuple(w.shape)}: give one factor for each weight, or a shape that broadcasts."
-            ) from error
+        return self.factors.to(real.dtype).expand(w.shape)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchreg.slots import walk
+
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
@@ -24,7 +26,8 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
 
     Returns:
         By the name of each weight of an ``nn.Linear`` or a convolution that ran: multiply-adds per
-        weight and sample. A layer that ran several times counts each.
+        weight and sample. A layer that ran several times counts each, and so does a weight that
+        several layers share. The names are those of a selection (:func:`torchreg.select`).
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
@@ -39,7 +42,8 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
     if isinstance(inputs[0], Tensor) and not (inputs[0].dim() and len(inputs[0])):
         raise ValueError(f"expected a batch, found a first input {tuple(inputs[0].shape)}.")
     found: dict[str, float] = {}
-    names = {m: f"{name}.weight" if name else "weight" for name, m in model.named_modules()}
+    model = getattr(model, "_orig_mod", model)  # hooks are not heard inside torch.compile
+    names = _names(model)
 
     def count(module: Any, _: Any, output: Tensor) -> None:
         # Linear: (batch, *, features). Convolution: (batch, channels, *positions).
@@ -47,14 +51,15 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
         plain = 2 if isinstance(module, nn.Linear) else module.weight.dim()
         if output.dim() < plain:
             raise ValueError(
-                f"{names[module]} gave an output shaped {tuple(output.shape)}, without a batch: "
+                f"{names[module][0]} gave an output shaped {tuple(output.shape)}, without a batch: "
                 "give the model a batch, x.unsqueeze(0)."
             )
         uses = output.numel() / features / len(inputs[0])
-        found[names[module]] = found.get(names[module], 0.0) + uses
+        for name in names[module]:
+            found[name] = found.get(name, 0.0) + uses
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    hooks = [m.register_forward_hook(count) for m in names if isinstance(m, kinds)]
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()(*inputs)
@@ -64,3 +69,18 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> dict[str, float]:
         for module, was in training.items():
             module.training = was
     return found
+
+
+def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """What a selection calls the weight of each layer: a tied one by its first name."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first: dict[int, str] = {}
+    names: dict[nn.Module, list[str]] = {}
+    for slot in walk(model, model):
+        name = first.setdefault(id(slot.parameter), slot.name)
+        layer, _, role = slot.path.partition(".parametrizations.")
+        if not role:
+            layer = slot.path.rpartition(".")[0]
+        if slot.role == "weight" and name not in names.setdefault(modules[layer], []):
+            names[modules[layer]].append(name)
+    return names

@@ -144,15 +144,18 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
     found = set()
     for bundle in regularizer.bundles():
         penalty = bundle.penalty
+        if not any(weight.numel() for weight in bundle.parameters.values()):
+            continue
         if not penalty.strength > 0:
             raise ValueError(
                 f"{penalty!r} has strength 0, and no multiple of it makes zeros. Give it any "
                 "positive one, such as 1.0: the strength is found from there. (A TargetSparsity "
-                "on the same penalty sets it to 0; detach that first.)"
+                "on the same penalty sets it to 0: detach that, and set the strength again.)"
             )
         ones = {name: torch.ones_like(w.detach()) for name, w in bundle.parameters.items()}
         critical = penalty.critical_strength(bundle.whole(ones))
-        if critical == float("inf"):
+        kept = penalty.keeps(bundle.whole(ones), 1e30)  # elastic net without l1 shrinks, no more
+        if critical == float("inf") or bool(kept.all()):
             raise ValueError(
                 f"{penalty!r} zeroes {bundle.name} at no strength, so a density cannot be asked of "
                 "it. Use L0, L1, ElasticNet, GroupLasso or GroupL0."

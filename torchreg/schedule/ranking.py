@@ -180,11 +180,14 @@ def _between(scores: Sequence[Tensor], costs: Sequence[float | Tensor], budget: 
         )  # fmt: skip
         over = cost[order].cumsum(0) > budget
         # The first that does not fit goes, and with it all that rank below.
-        last = torch.where(over.any(), falling[over.to(torch.uint8).argmax()], 0.0)
+        last = falling.masked_fill(~over, 0.0).max()
     first = torch.where(every > last, every, torch.inf).min()
     low, high = (float(bound) for bound in torch.stack([last, first]).tolist())
     if math.isnan(low):
         raise ValueError(DIVERGED)
     if low == float("inf"):
         return low
-    return low * 1.000001 if high == float("inf") else (low + high) / 2
+    if high == float("inf"):
+        return low * 1.000001
+    middle = (low + high) / 2
+    return middle if float(torch.tensor(middle, dtype=every.dtype)) < high else low

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchreg.penalties.attributes import Strength
+from torchreg.penalties.attributes import Strength, as_strength
 from torchreg.penalties.base import Penalty
 from torchreg.regularizer import Regularizer
 from torchreg.schedule.shapes import Shape
@@ -107,8 +107,7 @@ class StrengthSchedule:
             raise TypeError(f"a shape is a function from a step to a factor, found {wrong[0]!r}.")
         self.shapes = shapes
         self.bases = [strengths(penalty) for penalty in self.penalties]
-        self.steps = 0
-        self._set()
+        self._set(0)
 
     def step(self) -> None:
         """Count one step, and set the strengths of the next."""
@@ -118,15 +117,19 @@ class StrengthSchedule:
                 "that: set the strengths first.",
                 stacklevel=2,
             )
-        self.steps += 1
-        self._set()
+        self._set(self.steps + 1)
 
-    def _set(self) -> None:
-        for penalty, shape, base in zip(self.penalties, self.shapes, self.bases, strict=True):
-            factor: Any = shape(self.steps)
+    def _set(self, steps: int) -> None:
+        """Set the strengths of a number of steps, all of them or, where a shape fails, none."""
+        factors = []
+        for shape in self.shapes:
+            factor: Any = shape(steps)
             if not isinstance(factor, Real | Tensor):
                 raise TypeError(f"a shape must return a number, found {factor!r}.")
-            scale(penalty, base, float(factor))
+            factors.append(as_strength("a factor", float(factor)))
+        self.steps = steps
+        for penalty, base, one in zip(self.penalties, self.bases, factors, strict=True):
+            scale(penalty, base, one)
 
     def get_last_strength(self) -> list[float]:
         """The strength of each penalty as it is set now (``penalty.strength``)."""
@@ -138,7 +141,7 @@ class StrengthSchedule:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a ``state_dict``, and set the strengths as they were."""
-        if missing := {"steps", "bases"} - state_dict.keys():
+        if missing := {"steps", "bases"} - set(state_dict or {}):
             raise ValueError(
                 f"this is no state of a StrengthSchedule: it lacks {', '.join(sorted(missing))}."
             )
@@ -148,6 +151,5 @@ class StrengthSchedule:
                 f"{len(self.penalties)}."
             )
         same_strengths(self.bases, state_dict["bases"])
-        self.steps = state_dict["steps"]
         self.bases = [dict(base) for base in state_dict["bases"]]
-        self._set()
+        self._set(state_dict["steps"])

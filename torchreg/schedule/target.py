@@ -1,7 +1,7 @@
 """Ask for a sparsity instead of a strength."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -55,7 +55,7 @@ class TargetSparsity:
             would be above the one asked for, and keep them when the support is fixed.
 
     Raises:
-        TypeError: the optimizer is not proximal.
+        TypeError: the optimizer is not proximal; a cost that is no mapping.
         ValueError: a density out of its range, or below one weight; a penalty that makes no zeros
             (L2) or has strength 0; steps out of order; a parameter that the optimizer lacks; a
             cost that is missing or negative; a selection that cuts through a penalty's.
@@ -118,6 +118,11 @@ class TargetSparsity:
         self.optimizer = optimizer
         self.begin, self.end, self.hold = begin, end, hold
         self.every, self.horizon, self.at_most = every, horizon, at_most
+        if cost is not None and not isinstance(cost, Mapping):
+            raise TypeError(
+                f"cost must be a mapping from parameter names to numbers, such as "
+                f"torchreg.schedule.multiply_adds returns; found {cost!r}."
+            )
         self.cost = None if cost is None else dict(cost)
         self.steps = 0
         """Optimizer steps taken so far."""
@@ -155,8 +160,10 @@ class TargetSparsity:
         if self._zeroed:
             self._project()
         elif step >= self.hold:
+            # All of the parts or, where one of them fails, none.
+            self._zeroed = {n: z for part in self._asking for n, z in self._support(part)}
             for part in self._asking:
-                self._fix(part)
+                self._set(part, 0.0)
             self._project()
         elif step >= self.begin and (step - self.begin) % self.every == 0:
             for part in self._asking:
@@ -185,8 +192,8 @@ class TargetSparsity:
         finally:
             part.set(part.factor)
 
-    def _fix(self, part: Part) -> None:
-        """Choose the support, and lift the penalty from it."""
+    def _support(self, part: Part) -> Iterator[tuple[str, Tensor]]:
+        """Choose what is to stay at zero, by the names of the parameters."""
         found, scores, factor = self._found(part, part.density)
         budget = part.density * part.total
         if factor == float("inf"):
@@ -199,7 +206,7 @@ class TargetSparsity:
             kept = one.kept(factor, score)
             spent += one.spent(kept)
             for name, gone in one.bundle.parts((~kept).to(one.weight.dtype)).items():
-                self._zeroed[name] = View.of_all(selection[name]).placed(gone != 0)
+                yield name, View.of_all(selection[name]).placed(gone != 0)
         if spent == 0:
             raise RuntimeError(
                 f"no weight is left at a density of {part.density:g}: the smallest group of the "
@@ -213,7 +220,6 @@ class TargetSparsity:
                 "already (at_most=True with a large strength).",
                 stacklevel=2,
             )
-        self._set(part, 0.0)
 
     def _project(self) -> None:
         held = self.optimizer.regularizer.selection()
@@ -238,7 +244,7 @@ class TargetSparsity:
         Raises:
             ValueError: it is of other penalties, another model, or of something else.
         """
-        if missing := {"steps", "factors", "bases", "zeroed"} - state_dict.keys():
+        if missing := {"steps", "factors", "bases", "zeroed"} - set(state_dict or {}):
             raise ValueError(
                 f"this is no state of a TargetSparsity: it lacks {', '.join(sorted(missing))}."
             )
