@@ -39,7 +39,7 @@ def on(device: torch.device | str, model: nn.Module) -> Any:
     return copy.deepcopy(model).double().to(device)
 
 
-def wrapped(model: nn.Module, name: str, penalty: tr.Penalty, **options: Any) -> Any:
+def wrapped(model: nn.Module, name: str, penalty: Any, **options: Any) -> Any:
     inner = MAKERS[name](model.parameters())
     if not next(model.parameters()).is_cuda:
         inner.defaults["capturable"] = False  # it is for accelerators
@@ -119,6 +119,22 @@ def test_no_step_waits_for_the_gpu(case: Case, name: str) -> None:
     optimizer = wrapped(model, name, case.make(0.02))
     train(model, optimizer, range(3))
     backward(model, 3)
+    with waits_refused():
+        optimizer.step()
+
+
+@each_optimizer
+@pytest.mark.parametrize("make", [tr.GroupLasso, tr.GroupL0])
+def test_joint_groups_are_those_of_the_cpu_and_wait_for_nothing(make: Any, name: str) -> None:
+    host, device = on("cpu", network()), on(CUDA, network())
+    for model in (host, device):
+        groups = tr.joint(model, {"first.weight": tr.rows, "last.weight": tr.columns})
+        optimizer = wrapped(model, name, {groups.names: make(0.02, groups)})
+        train(model, optimizer, range(40))
+    close = {"rtol": 1e-3, "atol": 1e-5} if "capturable" in name else {"rtol": 1e-7, "atol": 1e-9}
+    for p, q in zip(host.parameters(), device.parameters(), strict=True):
+        assert_close(q.cpu(), p, rtol=close["rtol"], atol=close["atol"])
+    backward(device, 40)
     with waits_refused():
         optimizer.step()
 
