@@ -138,7 +138,7 @@ def test_views_where_strides_permit() -> None:
 
 def test_groupings_are_shown_as_written_compared_by_value_and_pickled() -> None:
     for grouping, shown in [
-        (tr.heads(4, parts=3), "heads(4, 3, 0)"),
+        (tr.heads(4, parts=3), "heads(4, parts=3, dim=0)"),
         (tr.transposed(tr.filters), "transposed(filters)"),
         (tr.tiles(4, 4), "tiles(4, 4)"),
     ]:
