@@ -124,9 +124,7 @@ def test_a_schedule_refuses_what_it_cannot_follow() -> None:
         tr.StrengthSchedule(tr.L1(1.0), linear(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no strength that could be set"):
         tr.StrengthSchedule(tr.fix_support(regularizer), linear(2))
-    with pytest.raises(
-        ValueError, match=r"a factor must be a finite .*, found -1"
-    ):
+    with pytest.raises(ValueError, match=r"a factor must be a finite .*, found -1"):
         tr.StrengthSchedule(regularizer, lambda step: -1.0)  # noqa: ARG005
     other = tr.StrengthSchedule(tr.Regularizer(nn.Linear(2, 2), tr.L1(1.0)), linear(2))
     with pytest.raises(ValueError, match="of 2 penalties, the schedule has 1"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchreg import distributed
 from torchreg.distributed import largest, local
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,7 @@ def stationarity(
         >>> result.residual  # the gradient is (-3, -0.5), the set at zero [-1, 1]
         2.0
     """
-    if not isinstance(regularizer, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer first, found {type(regularizer).__name__}: bind the "
-            "penalty to the model, Regularizer(model, penalty)."
-        )
+    check_regularizer(regularizer)
     if doubly := regularizer.overlap():
         raise ValueError(
             f"more than one penalty acts on {', '.join(doubly)}: their distances do not add up. "

@@ -2,7 +2,7 @@
 
 from torchreg import distributed
 from torchreg.penalties.support import FixedSupport
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 
 
 def fix_support(regularizer: Regularizer) -> Regularizer:
@@ -31,10 +31,6 @@ def fix_support(regularizer: Regularizer) -> Regularizer:
     Source: A. Belloni and V. Chernozhukov, "Least squares after model selection in
     high-dimensional sparse models" (2013).
     """
-    if not isinstance(regularizer, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind a penalty "
-            "to the model first, Regularizer(model, penalty)."
-        )
+    check_regularizer(regularizer)
     kept = {name: distributed.whole(w.detach()) != 0 for name, w in regularizer.selection().items()}
     return Regularizer(regularizer.model, {name: FixedSupport(mask) for name, mask in kept.items()})

@@ -14,7 +14,7 @@ from torchreg.guard import StepGuard
 from torchreg.joint_step import joint_step_
 from torchreg.metrics import Metric, StepSize, advance, before_step, is_known, metric_of, seal
 from torchreg.proximal_step import proximal_step_
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 from torchreg.standin import StandIn
 
 
@@ -122,11 +122,7 @@ class ProximalOptimizer(StandIn):
                 f"expected a torch.optim optimizer to wrap, found {type(optimizer).__name__}: "
                 "ProximalOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), regularizer)."
             )
-        if not isinstance(regularizer, Regularizer):
-            raise TypeError(
-                f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind the "
-                "penalty to the model first, Regularizer(model, penalty)."
-            )
+        check_regularizer(regularizer)
         self.__setstate__(
             {
                 "optimizer": optimizer,

@@ -250,3 +250,12 @@ class Regularizer:
 
 def _anything(_name: str, _parameter: nn.Parameter) -> bool:
     return True
+
+
+def check_regularizer(found: object) -> None:
+    """Raise a TypeError unless this is a :class:`Regularizer`."""
+    if not isinstance(found, Regularizer):
+        raise TypeError(
+            f"expected a torchreg.Regularizer, found {type(found).__name__}: bind a penalty to the "
+            "model first, Regularizer(model, penalty)."
+        )

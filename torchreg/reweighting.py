@@ -5,7 +5,7 @@ import torch
 from torchreg.distributed import whole
 from torchreg.penalties import L1, WeightedL1
 from torchreg.penalties.attributes import as_strength
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 
 
 def reweighted(regularizer: Regularizer, width: float) -> Regularizer:
@@ -38,11 +38,7 @@ def reweighted(regularizer: Regularizer, width: float) -> Regularizer:
     Source: E. Candès, M. Wakin and S. Boyd, "Enhancing sparsity by reweighted l1 minimization"
     (2008).
     """
-    if not isinstance(regularizer, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind a penalty "
-            "to the model first, Regularizer(model, penalty)."
-        )
+    check_regularizer(regularizer)
     width = as_strength("width", width)
     if width == 0:
         raise ValueError("width must be above 0 and finite, found 0.")

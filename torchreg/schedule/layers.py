@@ -1,14 +1,13 @@
 """A density for each layer by itself, in channels that a processor's vectors are filled by."""
 
 import math
-from typing import Any
 
 import torch
 
 from torchreg.bundle import Bundle
 from torchreg.groups.dealing import positive
 from torchreg.penalties.grouped import Grouped
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 from torchreg.schedule.parts import check_density
 
 
@@ -50,12 +49,7 @@ def layer_densities(
     """
     check_density(density, whole=False)
     multiple_of = positive("multiple_of", multiple_of)
-    bound: Any = regularizer
-    if not isinstance(bound, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer, found {type(bound).__name__}: bind the penalties to "
-            "the model first, Regularizer(model, {selection: penalty, ...})."
-        )
+    check_regularizer(regularizer)
     counts = {
         _key(bundle): _count(bundle, multiple_of)
         for bundle in regularizer.bundles()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchreg.penalties.attributes import Strength, as_strength
 from torchreg.penalties.base import Penalty
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 from torchreg.schedule.shapes import Shape
 
 
@@ -33,11 +33,7 @@ def own_penalties(regularizer: Regularizer) -> list[Penalty]:
         TypeError: no Regularizer.
         ValueError: a penalty without a strength to set.
     """
-    if not isinstance(regularizer, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer, found {type(regularizer).__name__}: bind the "
-            "penalty to the model first, Regularizer(model, penalty)."
-        )
+    check_regularizer(regularizer)
     penalties = list(dict.fromkeys(term.penalty for term in regularizer.terms))
     for penalty in penalties:
         if not strengths(penalty):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreg.penalties import L1, L2, ElasticNet, FixedSupport
-from torchreg.regularizer import Regularizer
+from torchreg.regularizer import Regularizer, check_regularizer
 from torchreg.solver.fista import Objective, accelerated
 from torchreg.solver.losses import Logistic, SampleLoss
 from torchreg.solver.newton import Linear, newton
@@ -123,18 +123,14 @@ def solve(
     return solution
 
 
-def check_kinds(regularizer: object, loss: object) -> None:
+def check_kinds(regularizer: Regularizer, loss: object) -> None:
     """Raise unless there are a regularizer and something to call for the loss.
 
     Raises:
         TypeError: there are not.
         ValueError: groups that are joint over several weights.
     """
-    if not isinstance(regularizer, Regularizer):
-        raise TypeError(
-            f"expected a torchreg.Regularizer first, found {type(regularizer).__name__}: bind the "
-            "penalty to the model, Regularizer(model, penalty)."
-        )
+    check_regularizer(regularizer)
     if not callable(loss):
         raise TypeError(
             "the loss must be a function without arguments, such as "
