@@ -10,6 +10,7 @@ from torchvision.models import efficientnet_b0, mobilenet_v3_small
 
 import torchreg as tr
 from experiments import models
+from experiments.reach import share
 from tests.compaction import alive, compacted, images, transformer
 from torchreg.groups import split
 
@@ -111,6 +112,13 @@ def test_what_reads_a_channel_together_is_one_group(
     small, _ = compacted(model, torch.randn(shape), images(*shape))
     for name in listed:
         assert small.get_parameter(name).shape[1] < inputs[name], name
+
+
+def test_the_share_of_a_network_in_groups_is_counted_by_weights() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6))
+    groups = tr.removable_groups(model, torch.randn(2, 3, 5, 5))
+    assert share(model, groups) == pytest.approx(100 * 24 / 36)
+    assert share(model, [("0.weight", "2.weight")]) == 100
 
 
 def test_readers_that_differ_from_channel_to_channel_are_left_out() -> None:

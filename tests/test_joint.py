@@ -302,7 +302,7 @@ def test_bad_joint_groups_name_the_mend() -> None:
     [
         ("much", TypeError, "metric returned 'much'"),
         (torch.ones(3).double(), ValueError, "found \\(3,\\)"),
-        (-1.0, ValueError, "negative"),
+        (-1.0, ValueError, "at least 0, found -1"),
     ],
 )
 def test_a_callers_metric_is_checked(returned: Any, error: type[Exception], message: str) -> None:

@@ -34,16 +34,27 @@ def joint_step_(bundle: Bundle, found: Callable[[Tensor], Found], *, trusted: bo
 
 def joint_step_size(bundle: Bundle, found: Callable[[Tensor], Found]) -> StepSize:
     """The step sizes of the parameters of a bundle, gathered as its penalty sees them."""
-    scales, denominators, curved = {}, {}, False
+    sizes: dict[str, StepSize] = {}
     for name, parameter in bundle.parameters.items():
         one = found(parameter)
         if not isinstance(one, StepSize):
             moved = 0.0 if one is None else one
             one = StepSize(checks.as_step(moved, bundle.penalty, parameter, trusted=True))
-        curved = curved or one.denominator is not None
-        scales[name] = _spread(one.scale, parameter)
-        denominators[name] = _spread(1.0 if one.denominator is None else one.denominator, parameter)
-    return StepSize(bundle.see(scales), bundle.see(denominators) if curved else None)
+        sizes[name] = one
+    scales = [one.scale for one in sizes.values()]
+    curved = any(one.denominator is not None for one in sizes.values())
+    if not curved and all(not isinstance(s, Tensor) and s == scales[0] for s in scales):
+        return StepSize(scales[0])
+    parameters = bundle.parameters
+    scale = {name: _spread(one.scale, parameters[name]) for name, one in sizes.items()}
+    if not curved:
+        return StepSize(bundle.see(scale))
+    # Of a weight that was not moved, the 0 is divided by 1.
+    denominators = {
+        name: _spread(1.0 if one.denominator is None else one.denominator, parameters[name])
+        for name, one in sizes.items()
+    }
+    return StepSize(bundle.see(scale), bundle.see(denominators))
 
 
 def _spread(value: float | Tensor, parameter: Tensor) -> Tensor:
