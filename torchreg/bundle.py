@@ -1,7 +1,7 @@
 """What one penalty acts on at once: a parameter, or those that share joint groups."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ def joint_of(penalty: Penalty) -> Joint | None:
     return groups if isinstance(groups, Joint) else None
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(NamedTuple):
     """One penalty, and the parameters that it sees together: one of them, but for joint groups.
 
     Of a bundle of several the penalty sees the gathered members (:meth:`Joint.gather`), of whole

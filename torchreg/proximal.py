@@ -200,13 +200,14 @@ class ProximalOptimizer(StandIn):
     def _apply_prox(self) -> None:
         groups = {p: group for group in self.param_groups for p in group["params"]}
         for bundle in self.regularizer.bundles():
-            moved = [p for p in bundle.parameters.values() if p in groups and p.grad is not None]
-            if moved and bundle.joint is not None:
-                joint_step_(bundle, self.step_sizes(), trusted=is_known(self.metric))
+            penalty, parameters = bundle
+            moved = [p for p in parameters.values() if p in groups and p.grad is not None]
+            if len(parameters) == 1 and moved:
+                parameter = moved[0]
+                group, state = groups[parameter], self.state.get(parameter, {})
+                proximal_step_(penalty, self.metric, group, parameter, state, self.compile)
             elif moved:
-                (parameter,), group = moved, groups[moved[0]]
-                state = self.state.get(parameter, {})
-                proximal_step_(bundle.penalty, self.metric, group, parameter, state, self.compile)
+                joint_step_(bundle, self.step_sizes(), trusted=is_known(self.metric))
 
     def release(self) -> Optimizer:
         """Give the wrapped optimizer back, to be stepped on its own, without the penalty.

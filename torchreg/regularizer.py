@@ -36,19 +36,25 @@ class Term:
 
     def bundles(self) -> Iterator[Bundle]:
         """What the penalty acts on at once. Tensors that were tied since come once."""
-        found = {slot.name: slot.parameter for slot in self.slots}
         if (joint := joint_of(self.penalty)) is not None:
+            found = {slot.name: slot.parameter for slot in self.slots}
             if len({(p.dtype, p.device) for p in found.values()}) != 1 or len(
                 set(found.values())
             ) < len(found):
                 joint.check(found)
             yield Bundle(self.penalty, {name: found[name] for name in joint.names})
             return
-        first: dict[nn.Parameter, str] = {}
-        for name, parameter in found.items():
-            first.setdefault(parameter, name)
-        for parameter, name in first.items():
+        for name, parameter in self.items():
             yield Bundle(self.penalty, {name: parameter})
+
+    def items(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The names and the parameters that they stand for now, each of these once."""
+        seen: set[nn.Parameter] = set()
+        for slot in self.slots:
+            parameter = slot.parameter
+            if parameter not in seen:
+                seen.add(parameter)
+                yield slot.name, parameter
 
 
 class Regularizer:
@@ -194,9 +200,9 @@ class Regularizer:
 
         Tensors that were tied after this was built come once for each penalty.
         """
-        for bundle in self.bundles():
-            for name, parameter in bundle.parameters.items():
-                yield name, parameter, bundle.penalty
+        for term in self.terms:
+            for name, parameter in term.items():
+                yield name, parameter, term.penalty
 
     def bundles(self) -> Iterator[Bundle]:
         """What each penalty acts on at once: one parameter, or those of joint groups."""
