@@ -237,3 +237,116 @@ def test_a_fused_encoder_layer_keeps_its_dense_weights() -> None:
     assert measured.keys() == {"1", "2"}
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+HARMLESS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normalised": lambda h: nn.functional.normalize(h, dim=-1),
+    "by the sum": lambda h: h / (1 + h.sum(-1, keepdim=True)),
+    "by the largest": lambda h: h / (1 + h.amax(-1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_channels_that_are_always_zero_go_where_nothing_notices(name: str) -> None:
+    model = Between(HARMLESS[name], torch.relu).eval()
+    zero(model.first.weight, slice(5, 8))
+    zero(model.first.bias, slice(5, 8))
+    small, _ = compacted(model, torch.randn(4, 6), [9 * torch.randn(99, 6)])
+    assert small.first.out_features == 5
+
+
+class Particular(nn.Module):
+    """A function that takes some numbers only, of features that are all above 0."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.second, self.function = nn.Linear(6, 16), nn.Linear(16, 4), function
+        with torch.no_grad():
+            self.first.weight.abs_().mul_(scale)
+            self.first.bias.abs_().add_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.function(self.first(x.abs())))
+        return out
+
+
+def checked(h: Tensor) -> Tensor:
+    if not bool((h > 0).all()):
+        raise ValueError("features must be positive")
+    return h.log()
+
+
+@pytest.mark.parametrize(
+    ("function", "scale"),
+    [(checked, 1.0), (torch.log, 1.0), (torch.rsqrt, 1.0), (torch.exp, 0.1), (torch.exp, 20.0)],
+)
+def test_functions_that_do_not_take_every_number(
+    function: Callable[[Tensor], Tensor], scale: float
+) -> None:
+    model = Particular(function, scale).eval()
+    assert list(tr.removable_groups(model, torch.randn(2, 6))) == ["second.weight"]
+    zero(model.second.weight, (slice(None), slice(8)))
+    small, _ = compacted(model, torch.randn(2, 6), [torch.randn(20, 6)])
+    assert small.first.out_features == 8
+
+
+def test_an_input_that_must_be_positive() -> None:
+    class Logs(Keeping):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.log())
+
+    model = Logs().eval()
+    zero(model.second.weight, (slice(None), slice(3)))
+    small, _ = compacted(model, torch.rand(4, 4) + 0.1, [torch.rand(9, 4) + 0.1])
+    assert small.first.out_features == 5
+
+
+@pytest.mark.parametrize("length", [1, 5, 8])
+def test_a_sequence_of_any_length_up_to_the_longest(length: int) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places = nn.Embedding(20, 8), nn.Embedding(8, 8)
+            self.wide, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.words(x) + self.places(torch.arange(x.shape[1]))
+            out: Tensor = self.last(self.wide(h).relu().sum(1))
+            return out
+
+    model = Tokens().eval()
+    zero(model.wide.weight, slice(8, 16))
+    with torch.no_grad():
+        model.wide.bias.abs_()
+    small, report = tr.compact(model, torch.randint(20, (2, length)))
+    for other in (2, 8):
+        x = torch.randint(20, (3, other))
+        torch.testing.assert_close(small(x), model(x))
+    assert "no single constant" in str(report)
+
+
+def test_a_mask_as_long_as_the_sequence_twice() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            out: Tensor = self.last((mask @ self.first(x).relu()).sum(1))
+            return out
+
+    model = Masked().eval()
+    zero(model.first.weight, slice(4))
+    with torch.no_grad():
+        model.first.bias[:4] = 1
+    small, _ = tr.compact(model, (torch.randn(2, 7, 4), torch.ones(2, 7, 7)))
+    longer = torch.randn(2, 9, 4), torch.ones(2, 9, 9)
+    torch.testing.assert_close(small(*longer), model(*longer))
+
+
+def test_a_parameter_of_whole_numbers_is_no_hindrance() -> None:
+    model = Keeping().eval()
+    model.steps = nn.Parameter(torch.zeros(2, dtype=torch.long), requires_grad=False)
+    zero(model.second.weight, (slice(None), slice(3)))
+    small, _ = tr.compact(model, torch.randn(3, 4))
+    assert small.get_parameter("first.weight").shape == (5, 4)

@@ -314,3 +314,53 @@ def test_a_callers_metric_is_checked(returned: Any, error: type[Exception], mess
     )
     with pytest.raises(error, match=message):
         train(optimizer, two, x, y, 1)
+
+
+@pytest.mark.parametrize("make", [*MAKES.values(), lambda _, groups: tr.AtMost(3, groups)])
+def test_a_weight_without_a_gradient_is_never_written(make: Callable[..., tr.Penalty]) -> None:
+    two, _, x, y = pair()
+    groups = two.groups()
+    joint = tr.Regularizer(two, {groups.names: make(5.0, groups)})
+    optimizer = tr.ProximalOptimizer(OPTIMIZERS["Adam"](two.parameters()), joint)
+    held = two.second.detach().clone()
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(two(x), y).backward()
+        two.second.grad = None
+        optimizer.step()
+    assert torch.equal(two.second, held)
+
+
+def test_a_metric_that_returns_nothing_and_weights_of_another_shape_are_told() -> None:
+    two, _, x, y = pair()
+    groups = two.groups()
+    joint = tr.Regularizer(two, {groups.names: tr.GroupLasso(0.1, groups)})
+    optimizer = tr.ProximalOptimizer(
+        OPTIMIZERS["SGD"](two.parameters()), joint,
+        metric=lambda *_: None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    with pytest.raises(TypeError, match="metric returned None; expected a float"):
+        train(optimizer, two, x, y, 1)
+    two.second = nn.Parameter(torch.zeros(7, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="which these weights no longer have"):
+        joint()
+
+
+def test_a_path_of_a_network_may_have_joint_groups() -> None:
+    two, _, x, y = pair()
+    groups = two.groups()
+    joint = tr.Regularizer(two, {groups.names: tr.GroupLasso(1.0, groups)})
+
+    def fit(at: tr.Regularizer, _: Any) -> None:
+        train(tr.ProximalOptimizer(OPTIMIZERS["Adam"](two.parameters()), at), two, x, y, 300)
+
+    def loss() -> Tensor:
+        return nn.functional.mse_loss(two(x), y)
+
+    found = tr.path(joint, loss, strengths=[0.01, 0.2, 5.0], fit=fit)
+    counts = [point.nonzero for point in found]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == 0
+    for refuses in (tr.critical_strength, tr.path, tr.solve):
+        with pytest.raises(ValueError, match="takes one weight after another"):
+            refuses(joint, loss)

@@ -10,7 +10,7 @@ from torchreg.bundle import Bundle
 from torchreg.distributed import local
 from torchreg.metrics import StepSize
 
-Found = StepSize | float | Tensor | None
+Found = StepSize | float | Tensor
 
 
 def joint_step_(bundle: Bundle, found: Callable[[Tensor], Found], *, trusted: bool) -> None:
@@ -21,7 +21,7 @@ def joint_step_(bundle: Bundle, found: Callable[[Tensor], Found], *, trusted: bo
 
     Args:
         bundle: of several parameters, as the wrapped optimizer's step has left them.
-        found: what the metric returns for a parameter; None for one that was not moved.
+        found: what the metric returns for a parameter; a step size of 0 for one without a grad.
         trusted: whether the metric is one of this package.
     """
     if bundle.penalty.idle:
@@ -29,7 +29,8 @@ def joint_step_(bundle: Bundle, found: Callable[[Tensor], Found], *, trusted: bo
     w = bundle.see({name: p.detach() for name, p in bundle.parameters.items()})
     step = checks.as_step(joint_step_size(bundle, found), bundle.penalty, w, trusted=trusted)
     for name, part in bundle.parts(bundle.penalty.prox(w, step)).items():
-        local(bundle.parameters[name]).copy_(bundle.view(name).part(part))
+        if bundle.parameters[name].grad is not None:
+            local(bundle.parameters[name]).copy_(bundle.view(name).part(part))
 
 
 def joint_step_size(bundle: Bundle, found: Callable[[Tensor], Found]) -> StepSize:
@@ -38,8 +39,7 @@ def joint_step_size(bundle: Bundle, found: Callable[[Tensor], Found]) -> StepSiz
     for name, parameter in bundle.parameters.items():
         one = found(parameter)
         if not isinstance(one, StepSize):
-            moved = 0.0 if one is None else one
-            one = StepSize(checks.as_step(moved, bundle.penalty, parameter, trusted=True))
+            one = StepSize(checks.as_step(one, bundle.penalty, parameter, trusted=True))
         sizes[name] = one
     scales = [one.scale for one in sizes.values()]
     curved = any(one.denominator is not None for one in sizes.values())

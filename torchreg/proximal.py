@@ -170,13 +170,13 @@ class ProximalOptimizer(StandIn):
         self._apply_prox()
         return loss
 
-    def step_sizes(self) -> Callable[[Tensor], StepSize | float | Tensor | None]:
-        """What the metric returns for a parameter in this step; None for one that was not moved."""
+    def step_sizes(self) -> Callable[[Tensor], StepSize | float | Tensor]:
+        """What the metric returns for a parameter in this step: 0 for one that was not moved."""
         groups = {p: group for group in self.param_groups for p in group["params"]}
 
-        def found(parameter: Tensor) -> StepSize | float | Tensor | None:
+        def found(parameter: Tensor) -> StepSize | float | Tensor:
             if parameter.grad is None:
-                return None
+                return StepSize(0.0)
             return self.metric(groups[parameter], parameter, self.state.get(parameter, {}))
 
         return found

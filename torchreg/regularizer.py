@@ -38,10 +38,7 @@ class Term:
         """What the penalty acts on at once. Tensors that were tied since come once."""
         if (joint := joint_of(self.penalty)) is not None:
             found = {slot.name: slot.parameter for slot in self.slots}
-            if len({(p.dtype, p.device) for p in found.values()}) != 1 or len(
-                set(found.values())
-            ) < len(found):
-                joint.check(found)
+            joint.check_quickly(found)
             yield Bundle(self.penalty, {name: found[name] for name in joint.names})
             return
         for name, parameter in self.items():
@@ -125,8 +122,9 @@ class Regularizer:
         elif not any(term.slots for term in self.terms):
             warnings.warn(
                 f"this regularizer penalises nothing: no weight of {type(model).__name__} was "
-                "selected (the default takes trainable tensors of two or more dimensions, "
-                "without biases and normalisation).",
+                "selected. The default takes trainable tensors of two or more dimensions, without "
+                "biases, normalisation and what weight or spectral normalisation divides by its "
+                "size; others are selected by name, as in '*.weight'.",
                 stacklevel=2,
             )
         elif all(term.penalty.idle for term in self.terms):

@@ -14,7 +14,7 @@ from torchreg.compaction.channels import Channels, Side
 from torchreg.compaction.compacting import Trial
 from torchreg.compaction.layers import is_reader
 from torchreg.compaction.removable import tied
-from torchreg.compaction.running import Example, check_model, copied, run_seen
+from torchreg.compaction.running import Example, check_model, differentiable, run_seen
 from torchreg.groups import Grouping, columns, filters, input_channels, joint
 
 
@@ -94,7 +94,7 @@ def removable_groups(
     """
     check_model(model, training=True)
     call = Example(example)
-    exact = copied(model).eval().double().requires_grad_()
+    exact = differentiable(model).eval()
     run_seen(exact, call.double())
     channels = Channels.of(exact, call.double())
     stuck = {*channels.blocked, *tied(channels), -1}

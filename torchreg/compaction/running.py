@@ -83,6 +83,15 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def differentiable(model: nn.Module) -> nn.Module:
+    """A copy in float64 of which every parameter requires gradients, if it can."""
+    exact = copied(model).double()
+    for parameter in exact.parameters():
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_()
+    return exact
+
+
 class Example:
     """The arguments of one call of a model: a tensor, a tuple or list of them, or keywords."""
 

@@ -94,14 +94,14 @@ def ranked(
     for bundle in optimizer.regularizer.bundles():
         if bundle.penalty not in part.bases:
             continue
-        step: StepSize | float | Tensor | None
+        step: StepSize | float | Tensor
         if bundle.joint is None:
             (parameter,) = bundle.parameters.values()
             step = View.of_all(parameter)(found(parameter))
         else:
             step = joint_step_size(bundle, found)
         step = step.bounded(0.0) if isinstance(step, StepSize) else step
-        step = 0.0 if step is None else step * (ahead[bundle.penalty] or 1)
+        step = step * (ahead[bundle.penalty] or 1)
         weight = bundle.whole(bundle.parameters)
         yield Ranked(bundle, weight, step, part.bases[bundle.penalty], _cost(bundle, cost, weight))
 

@@ -18,6 +18,11 @@ class Objective:
     """A loss over the parameters of a model as a function of tensors, and its penalties."""
 
     def __init__(self, regularizer: Regularizer, loss: Callable[[], Tensor]) -> None:
+        if together := [b.name for b in regularizer.bundles() if b.joint is not None]:
+            raise ValueError(
+                f"the groups of {together[0]} are joint, and the full-batch solver takes one "
+                "weight after another: train with torchreg.ProximalOptimizer instead."
+            )
         bound = [(p, penalty) for _, p, penalty in regularizer.items() if p.requires_grad]
         self.parameters: list[nn.Parameter] = [p for p, _ in bound]
         self.penalties: list[Penalty | None] = [penalty for _, penalty in bound]

@@ -124,22 +124,12 @@ def solve(
 
 
 def check_kinds(regularizer: Regularizer, loss: object) -> None:
-    """Raise unless there are a regularizer and something to call for the loss.
-
-    Raises:
-        TypeError: there are not.
-        ValueError: groups that are joint over several weights.
-    """
+    """Raise a TypeError unless there are a regularizer and something to call for the loss."""
     check_regularizer(regularizer)
     if not callable(loss):
         raise TypeError(
             "the loss must be a function without arguments, such as "
             f"lambda: cross_entropy(model(x), y), or a torchreg.LeastSquares; found {loss!r}."
-        )
-    if together := [b.name for b in regularizer.bundles() if b.joint is not None]:
-        raise ValueError(
-            f"the groups of {together[0]} are joint, and the full-batch solver takes one weight "
-            "after another: train with torchreg.ProximalOptimizer instead."
         )
 
 
