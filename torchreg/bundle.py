@@ -1,6 +1,7 @@
 """What one penalty acts on at once: a parameter, or those that share joint groups."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torchreg.distributed import View, whole
 from torchreg.groups import Joint
 from torchreg.penalties.base import Penalty
 from torchreg.penalties.grouped import Grouped
+from torchreg.slots import Slot
 
 
 def joint_of(penalty: Penalty) -> Joint | None:
@@ -88,3 +90,41 @@ class Bundle(NamedTuple):
                 parameter.grad = parameter.grad + self.view(name).placed(part)
             else:
                 parameter.grad.add_(part)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One penalty and the places in the model where it acts."""
+
+    penalty: Penalty
+    slots: tuple[Slot, ...]
+
+    def __post_init__(self) -> None:
+        if (joint := joint_of(self.penalty)) is not None:
+            joint.check({slot.name: slot.parameter for slot in self.slots})
+            self.penalty.check_shape(joint.shape)
+            return
+        for slot in self.slots:
+            try:
+                self.penalty.check_shape(slot.parameter.shape)
+            except ValueError as error:
+                raise ValueError(f"{self.penalty!r} on {slot.name}: {error}") from None
+
+    def bundles(self) -> Iterator[Bundle]:
+        """What the penalty acts on at once. Tensors that were tied since come once."""
+        if (joint := joint_of(self.penalty)) is not None:
+            found = {slot.name: slot.parameter for slot in self.slots}
+            joint.check_quickly(found)
+            yield Bundle(self.penalty, {name: found[name] for name in joint.names})
+            return
+        for name, parameter in self.items():
+            yield Bundle(self.penalty, {name: parameter})
+
+    def items(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The names and the parameters that they stand for now, each of these once."""
+        seen: set[nn.Parameter] = set()
+        for slot in self.slots:
+            parameter = slot.parameter
+            if parameter not in seen:
+                seen.add(parameter)
+                yield slot.name, parameter

@@ -3,55 +3,16 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchreg import distributed
-from torchreg.bundle import Bundle, joint_of
+from torchreg.bundle import Bundle, Term
 from torchreg.penalties.base import Penalty, total
 from torchreg.selection import Where, slots
-from torchreg.slots import Slot, is_bias, is_normalisation
-
-
-@dataclass(frozen=True)
-class Term:
-    """One penalty and the places in the model where it acts."""
-
-    penalty: Penalty
-    slots: tuple[Slot, ...]
-
-    def __post_init__(self) -> None:
-        if (joint := joint_of(self.penalty)) is not None:
-            joint.check({slot.name: slot.parameter for slot in self.slots})
-            self.penalty.check_shape(joint.shape)
-            return
-        for slot in self.slots:
-            try:
-                self.penalty.check_shape(slot.parameter.shape)
-            except ValueError as error:
-                raise ValueError(f"{self.penalty!r} on {slot.name}: {error}") from None
-
-    def bundles(self) -> Iterator[Bundle]:
-        """What the penalty acts on at once. Tensors that were tied since come once."""
-        if (joint := joint_of(self.penalty)) is not None:
-            found = {slot.name: slot.parameter for slot in self.slots}
-            joint.check_quickly(found)
-            yield Bundle(self.penalty, {name: found[name] for name in joint.names})
-            return
-        for name, parameter in self.items():
-            yield Bundle(self.penalty, {name: parameter})
-
-    def items(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The names and the parameters that they stand for now, each of these once."""
-        seen: set[nn.Parameter] = set()
-        for slot in self.slots:
-            parameter = slot.parameter
-            if parameter not in seen:
-                seen.add(parameter)
-                yield slot.name, parameter
+from torchreg.slots import is_bias, is_normalisation
 
 
 class Regularizer:

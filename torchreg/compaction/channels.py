@@ -12,11 +12,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves
 
 from torchreg.compaction.entering import Entering
 from torchreg.compaction.layers import Layer, is_depthwise, is_reader, is_table, is_through
 from torchreg.compaction.running import Example
+from torchreg.compaction.tracing import NothingFollowed, trace
 from torchreg.compaction.varying import find_varying
 from torchreg.compaction.walking import walk
 
@@ -51,7 +51,7 @@ class Channels:
         )
         self._inputs = {x.grad_fn for x in live.tensors() if x.is_floating_point()}
         with Entering(live.tensors()) as self._entering:
-            self.graph, reached = _trace(model, live)
+            self.graph, reached = trace(model, live)
         self.unreached = [
             name
             for name, module in model.named_modules()
@@ -93,7 +93,7 @@ class Channels:
             )
         try:
             return cls(model, example)
-        except _NothingFollowed:
+        except NothingFollowed:
             raise ValueError(
                 f"no output of {type(model).__name__} depends on its weights by gradients, so "
                 "nothing can be followed: take torch.no_grad() off its forward, and return logits "
@@ -210,47 +210,3 @@ class Channels:
             )
         self.count = len(numbers)
         self.blocked = {numbers[self._find(root)]: why for root, why in self._why.items()}
-
-
-class _NothingFollowed(Exception):
-    """The outputs of a model have no graph."""
-
-
-def _trace(model: nn.Module, run: Example) -> tuple[Any, set[Tensor]]:
-    """The dependency graph of a model, and the parameters on which its outputs depend."""
-    reached: set[Tensor] = set()
-
-    def mark(output: Any) -> list[Tensor]:
-        # A node of its own for each output, so that its channels are known to leave the model.
-        found = [
-            t * 1
-            for t in tree_leaves(output)
-            if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()
-        ]
-        reached.update(_leaves(found))
-        if not reached.intersection(model.parameters()):
-            raise _NothingFollowed
-        return found
-
-    with torch.enable_grad():
-        graph = tp.DependencyGraph().build_dependency(
-            model,
-            example_inputs=(),
-            forward_fn=lambda m, _: run.direct(m),
-            output_transform=mark,
-            verbose=False,
-        )
-    return graph, reached
-
-
-def _leaves(outputs: list[Tensor]) -> Iterator[Tensor]:
-    """The leaves of autograd's graph."""
-    stack: list[Any] = [x.grad_fn for x in outputs]
-    seen: set[Any] = set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            if hasattr(node, "variable"):
-                yield node.variable
-            stack += [following for following, _ in node.next_functions]

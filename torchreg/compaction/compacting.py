@@ -90,10 +90,10 @@ def compact(model: nn.Module, example: Any) -> tuple[nn.Module, Compaction]:
         pinned |= faulty
         plan = trial.plan(pinned)
     small = trial.smaller(plan, model)
-    runs = copied(model), copied(small)  # a model may count or renormalise when it is run
+    both = copied(model), copied(small)  # a model may count or renormalise when it is run
     with torch.no_grad():
-        apart = difference(*map(first, runs))
-    return small, report(*runs, trial.channels, plan, first, (apart, trial.apart))
+        apart = difference(*map(first, both))
+    return small, report(*both, trial.channels, plan, first, (apart, trial.apart))
 
 
 class Trial:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchreg.bundle import Term
 from torchreg.debiasing import fix_support
 from torchreg.penalties.base import Penalty
-from torchreg.regularizer import Regularizer, Term
+from torchreg.regularizer import Regularizer
 from torchreg.schedule.strength import scale, strengths
 from torchreg.solver.fista import Objective
 from torchreg.solver.losses import SampleLoss
