@@ -21,13 +21,10 @@ def trace(model: nn.Module, run: Example) -> tuple[Any, set[Tensor]]:
 
     def mark(output: Any) -> list[Tensor]:
         # A node of its own for each output, so that its channels are known to leave the model.
-        found = [
-            t * 1
-            for t in tree_leaves(output)
-            if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()
-        ]
+        found = [t * 1 for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
         reached.update(_leaves(found))
-        if not reached.intersection(model.parameters()):
+        weights = set(model.parameters())
+        if weights and weights.isdisjoint(reached):
             raise NothingFollowed
         return found
 
