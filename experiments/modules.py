@@ -108,7 +108,7 @@ class SparseClassifier(RegularizedMixin, Classifier):
 
     Args:
         held: hold the zeros that there are and penalise nothing else.
-        example: two images, for ``--groups removable``.
+        example: two images, for ``--groups removable`` and ``shared``.
     """
 
     def __init__(self, *args: Any, held: bool, example: Tensor, **kwargs: Any) -> None:
@@ -155,7 +155,7 @@ def make_regularizer(model: nn.Module, flags: Flags, example: Tensor) -> tr.Regu
 
 def _price(model: nn.Module, names: str | tuple[str, ...], prices: Mapping[str, float]) -> float:
     """What a weight of these parameters costs on average; 1 where nothing is counted."""
-    counts = {n: model.get_parameter(n).numel() for n in tr.select(model, names)}
+    counts = {name: weight.numel() for name, weight in tr.select(model, names).items()}
     total = sum(prices.get(name, 1.0) * count for name, count in counts.items())
     return total / sum(counts.values())
 

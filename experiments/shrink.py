@@ -4,7 +4,7 @@
     python -m experiments.shrink runs/a
 
 Outputs of both networks are compared on every test image. What a run of ``--groups removable``
-leaves is what can go; scattered zeros stay.
+or ``shared`` leaves is what can go; scattered zeros stay.
 """
 
 import argparse

@@ -350,3 +350,41 @@ def test_a_parameter_of_whole_numbers_is_no_hindrance() -> None:
     zero(model.second.weight, (slice(None), slice(3)))
     small, _ = tr.compact(model, torch.randn(3, 4))
     assert small.get_parameter("first.weight").shape == (5, 4)
+
+
+def test_an_output_whose_shape_depends_on_what_is_read_keeps_it() -> None:
+    class Some(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            out: Tensor = self.last(h)[h.amax(1) > 1.0]
+            return out
+
+    model = Some().eval()
+    with torch.no_grad():
+        model.first.weight[5:] *= 1e-3
+        model.last.weight[:, 5:] = 0
+    small, report = tr.compact(model, torch.randn(64, 6))
+    assert small.get_parameter("first.weight").shape == (8, 6)
+    assert sum(stay.count for stay in report.stays) == 3
+
+
+def test_why_other_zeros_stay() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.slope = nn.Embedding(9, 4, max_norm=1.0), nn.PReLU(init=0.0)
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.slope(self.table(x).sum(1)))
+            return out
+
+    model = Odd().eval()
+    zero(model.table.weight, (slice(None), slice(2)))
+    _, report = tr.compact(model, torch.randint(9, (3, 5)))
+    told = {stay.layer: stay.reason for stay in report.stays}
+    assert told == {"table": "max_norm divides its rows by their size"}

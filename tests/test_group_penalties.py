@@ -238,7 +238,8 @@ def test_sizes_whose_squares_are_no_numbers(penalty: tr.Penalty, dtype: torch.dt
     w = torch.tensor([[tiny, tiny], [huge, huge], [0.0, 0.0]], dtype=dtype)
     for none in (0.0, torch.tensor(0.0), torch.zeros_like(w)):
         assert torch.equal(penalty.prox(w, none), w)
-    torch.testing.assert_close(penalty.prox(w, 1.0)[1], w[1])
+    for one in (1.0, torch.rand_like(w) + 0.5):
+        torch.testing.assert_close(penalty.prox(w, one)[1], w[1])
 
 
 def test_a_member_below_the_rounding_of_its_group_is_kept_by_the_exclusive_lasso() -> None:

@@ -364,3 +364,25 @@ def test_a_path_of_a_network_may_have_joint_groups() -> None:
     for refuses in (tr.critical_strength, tr.path, tr.solve):
         with pytest.raises(ValueError, match="takes one weight after another"):
             refuses(joint, loss)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_groups_of_one_price_and_of_several_share_a_budget(order: int) -> None:
+    model = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+    groups = tr.joint(model, {"1.weight": tr.rows, "2.weight": tr.columns})
+    penalties: list[tuple[Any, tr.Penalty]] = [
+        ("0.weight", tr.GroupL0(1.0, tr.rows)),
+        (groups.names, tr.GroupL0(1.0, groups)),
+    ]
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.01),
+        tr.Regularizer(model, dict(penalties[::order])),
+    )
+    cost = {"0.weight": 1.0, "1.weight": 1.0, "2.weight": 5.0}
+    tr.TargetSparsity(optimizer, 0.5, end=3, cost=cost)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(9, 6)).square().mean().backward()
+        optimizer.step()
+    spent = sum(cost[n] * int((w != 0).sum()) for n, w in optimizer.regularizer.selection().items())
+    assert 0.4 * 252 < spent <= 0.5 * 252

@@ -248,6 +248,11 @@ def test_a_shape_that_fails_leaves_the_schedule_where_it_was() -> None:
         with pytest.raises(ValueError, match="a factor must be a finite number of at least 0"):
             schedule.step()
     assert (schedule.state_dict(), schedule.get_last_strength()) == before
+    with pytest.raises(ValueError, match="a factor must be"):
+        schedule.load_state_dict(
+            {**before[0], "steps": 1, "bases": [{"l1": 9.0, "l2": 9.0}, {"l1": 9.0}]}
+        )
+    assert (schedule.state_dict(), schedule.get_last_strength()) == before
 
 
 def test_multiply_adds_has_the_names_of_a_selection() -> None:
@@ -256,5 +261,7 @@ def test_multiply_adds_has_the_names_of_a_selection() -> None:
     assert tr.schedule.multiply_adds(tied, torch.zeros(3, 4)) == {"0.weight": 2.0}
     made = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.Linear(4, 3))
     assert list(tr.schedule.multiply_adds(made, torch.zeros(3, 4))) == list(tr.select(made))
+    alone = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
+    assert list(tr.schedule.multiply_adds(alone, torch.zeros(3, 4))) == list(tr.select(alone))
     compiled: Any = torch.compile(nn.Sequential(nn.Linear(4, 2)))
     assert tr.schedule.multiply_adds(compiled, torch.zeros(3, 4)) == {"0.weight": 1.0}

@@ -638,3 +638,17 @@ def test_after_a_fit_that_failed_another_begins() -> None:
     fit(module, callbacks=[callback])
     assert callback.target is not None
     assert callback.target.holding
+
+
+def test_a_density_that_fails_fails_in_the_same_words_again() -> None:
+    linear_ = nn.Linear(8, 8)
+    whole = tr.GroupMCP(1.0, lambda w: w.reshape(1, -1))
+    optimizer = tr.ProximalOptimizer(
+        torch.optim.SGD(linear_.parameters(), lr=0.01), tr.Regularizer(linear_, whole)
+    )
+    tr.TargetSparsity(optimizer, 0.5, end=0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        linear_(torch.randn(4, 8)).square().mean().backward()
+        with pytest.raises(RuntimeError, match=r"no weight is left at a density of 0\.5"):
+            optimizer.step()

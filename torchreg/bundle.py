@@ -73,8 +73,8 @@ class Bundle(NamedTuple):
             return distributed.value(self.penalty, parameter)
         return self.penalty.value(self.see(self.parameters))
 
-    def add_gradient_(self, scale: float, among: Mapping[str, nn.Parameter]) -> None:
-        """Add one subgradient of the penalty to the gradients of some of the parameters."""
+    def add_gradient_(self, scale: float, moved: Mapping[str, nn.Parameter]) -> None:
+        """Add one subgradient of the penalty to the gradients of those parameters that have any."""
         if self.joint is None:
             (parameter,) = self.parameters.values()
             distributed.add_gradient_(self.penalty, parameter, scale)
@@ -82,14 +82,13 @@ class Bundle(NamedTuple):
         w = self.see({name: p.detach() for name, p in self.parameters.items()})
         added = torch.zeros_like(w)
         self.penalty.add_gradient_(w, added, scale)
-        for name, part in self.parts(added).items():
-            parameter = self.parameters[name]
-            if name not in among or parameter.grad is None:
-                continue
+        parts = self.parts(added)
+        for name, parameter in moved.items():
+            assert parameter.grad is not None
             if distributed.is_sharded(parameter):
-                parameter.grad = parameter.grad + self.view(name).placed(part)
+                parameter.grad = parameter.grad + self.view(name).placed(parts[name])
             else:
-                parameter.grad.add_(part)
+                parameter.grad.add_(parts[name])
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def stationarity(
     Raises:
         ValueError: the loss or its gradient is not finite; the loss is not scalar or has no graph
             to the model; there are no batches; two penalties act on one parameter.
-        TypeError: a batch in which no tensor is found; a loss tensor beside ``batches``, or under
-            DDP or FSDP2.
+        TypeError: no Regularizer; a batch in which no tensor is found; a loss tensor beside
+            ``batches``, or under DDP or FSDP2.
 
     Example:
         >>> import torchreg as tr

@@ -18,6 +18,9 @@ def fix_support(regularizer: Regularizer) -> Regularizer:
     Returns:
         A regularizer of the same model, with a :class:`torchreg.FixedSupport` per tensor.
 
+    Raises:
+        TypeError: no Regularizer.
+
     Example:
         >>> import torch
         >>> from torchreg import L1, Regularizer

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchreg import checks
 from torchreg.bundle import Bundle
-from torchreg.distributed import local
+from torchreg.distributed import is_sharded, local
 from torchreg.metrics import StepSize
 
 Found = StepSize | float | Tensor
@@ -65,8 +65,9 @@ def _spread(value: float | Tensor, parameter: Tensor) -> Tensor:
                 f"expected a step that is a number or shaped like w, {tuple(parameter.shape)}; "
                 f"found {tuple(value.shape)}."
             )
-        return value
+        return value if is_sharded(value) else value.to(local(parameter).device)
     kind, device = parameter.dtype, local(parameter).device
-    if isinstance(value, Tensor):
-        return value.to(device, kind).expand(parameter.shape)
+    if isinstance(value, Tensor) and value.device == device:
+        return value.to(kind).expand(parameter.shape)
+    value = float(value)  # of the host, if it is a tensor
     return torch.full(parameter.shape, value, dtype=kind, device=device)

@@ -171,7 +171,10 @@ class ProximalOptimizer(StandIn):
         return loss
 
     def step_sizes(self) -> Callable[[Tensor], StepSize | float | Tensor]:
-        """What the metric returns for a parameter in this step: 0 for one that was not moved."""
+        """What the metric returns for a parameter in this step: 0 for one that was not moved.
+
+        Between the wrapped optimizer's move and the proximal map, for parameters that it holds.
+        """
         groups = {p: group for group in self.param_groups for p in group["params"]}
 
         def found(parameter: Tensor) -> StepSize | float | Tensor:
@@ -199,6 +202,7 @@ class ProximalOptimizer(StandIn):
     @torch.no_grad()
     def _apply_prox(self) -> None:
         groups = {p: group for group in self.param_groups for p in group["params"]}
+        found = self.step_sizes()
         for bundle in self.regularizer.bundles():
             penalty, parameters = bundle
             moved = [p for p in parameters.values() if p in groups and p.grad is not None]
@@ -207,7 +211,7 @@ class ProximalOptimizer(StandIn):
                 group, state = groups[parameter], self.state.get(parameter, {})
                 proximal_step_(penalty, self.metric, group, parameter, state, self.compile)
             elif moved:
-                joint_step_(bundle, self.step_sizes(), trusted=is_known(self.metric))
+                joint_step_(bundle, found, trusted=is_known(self.metric))
 
     def release(self) -> Optimizer:
         """Give the wrapped optimizer back, to be stepped on its own, without the penalty.

@@ -150,12 +150,13 @@ class Trial:
                     (a[kept], b) for a, b in zip(self.arriving[name], arriving[name], strict=True)
                 ]
             apart = max(difference(one, other) for one, other in pairs)
+            told = self._read_elsewhere(plan) if apart <= _EQUAL else ""
         except Exception as error:  # the model's own code, at a size that it does not expect
             return f"without it the model's code fails ({type(error).__name__}: {error})"
         if apart > _EQUAL:
             return f"without it the outputs would differ by {apart:.2g}"
         self.apart = apart
-        return self._read_elsewhere(plan)
+        return told
 
     @torch.no_grad()
     def _read_elsewhere(self, plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def other_sizes(model: nn.Module, example: Example) -> Iterator[Example]:
             for by in CHANGES.values()
         )
         taken = (one for one in changes if str(one) != str(example) and runs(model, one))
-        yield from [one for one, _ in zip(taken, range(1), strict=False)]
+        yield from islice(taken, 1)
 
 
 def _resized(
@@ -136,8 +137,8 @@ def _varying(channels: Channels) -> Tensor:
     found = torch.zeros(channels.count, dtype=torch.bool)
     for name, flags in channels.varying.items():
         numbers = channels.sides[Side(name, "in")]
-        known = numbers >= 0
-        found[numbers[known]] |= flags[known] if len(flags) == len(numbers) else True
+        varies = flags if len(flags) == len(numbers) else torch.ones_like(numbers, dtype=torch.bool)
+        found[numbers[(numbers >= 0) & varies]] = True
     return found
 
 

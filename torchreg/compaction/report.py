@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchreg.compaction.channels import Channels, Side
-from torchreg.compaction.layers import is_depthwise, is_reader, is_through, reads
+from torchreg.compaction.layers import is_depthwise, is_reader, is_table, is_through, reads
 from torchreg.compaction.removable import Plan
 from torchreg.compaction.running import Example
 
@@ -92,7 +92,8 @@ class Compaction:
         if self.unreached:
             rows.append(
                 "no output depends on these for the example, so they are left as they were, and "
-                f"may not fit what is smaller now: {', '.join(self.unreached)}"
+                "may not fit what is smaller now: "
+                f"{', '.join(name or 'the model itself' for name in self.unreached)}"
             )
         return "\n".join(rows)
 
@@ -164,7 +165,7 @@ def _stays(model: nn.Module, channels: Channels, plan: Plan) -> Iterator[Stay]:
                     found[name, kind][_unknown(model, side, channels)] += 1
                 elif not plan.removed[channel]:
                     found[name, kind][plan.why[channel]] += 1
-        if not zeros:
+        if not zeros and not isinstance(layer, nn.PReLU):
             for key, parameter in layer.named_parameters(name, recurse=False):
                 told = f"the channels of {type(layer).__name__} are not taken apart"
                 for kind, zero in _zeros(key, parameter.detach().cpu(), channels, plan):
@@ -192,6 +193,9 @@ def _zeros(
 
 
 def _unknown(model: nn.Module, side: Side, channels: Channels) -> str:
+    layer = model.get_submodule(side.layer)
+    if isinstance(layer, nn.Embedding) and not is_table(layer):
+        return "max_norm divides its rows by their size"
     if side not in channels.sides:
         user = model.get_submodule(side.layer.rpartition(".")[0])
         return f"{type(user).__name__} does not call it as a layer of its own"

@@ -58,7 +58,8 @@ def critical_strength(regularizer: Regularizer, loss: Callable[[], Tensor] | Sam
     Raises:
         ValueError: no finite multiple makes zero stationary (L2, a strength of 0), or every
             multiple does, within the rounding of the data's type; nothing trainable is
-            penalised; the loss is not finite or no scalar of this model.
+            penalised; the loss is not finite or no scalar of this model; groups that are joint
+            over several weights.
         TypeError: no regularizer, or no loss.
 
     Example:

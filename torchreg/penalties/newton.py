@@ -42,16 +42,22 @@ def shrink_groups(w: Tensor, threshold: Tensor) -> Tensor:
     size = w.abs()
     if threshold.dim() == 0:
         norm = torch.linalg.vector_norm(size, dim=1, keepdim=True)
-        zero, n = (norm <= threshold) & (threshold > 0), norm - threshold
-        # Of huge weights the norm is infinite, of tiny ones 0: they are hardly shrunk.
-        share = torch.where(norm.isinf(), 1.0, n / norm)
-        kept = w * share
+        zero = (norm <= threshold) & (threshold > 0)
+        # Of huge weights the norm is infinite: no threshold tells. At 0 it may have underflown.
+        share = torch.where(norm.isinf(), 1.0, (norm - threshold) / norm)
+        share = torch.where(threshold == 0, 1.0, share)
     else:
         ratio = torch.where(size == 0, 0.0, size / threshold)
         zero = torch.linalg.vector_norm(ratio, dim=1, keepdim=True) <= 1
         n = _norm_of_minimum(size, threshold, zero)
-        kept = w * (n / (n + threshold))
-    return torch.where(zero, 0.0, torch.where(threshold == 0, w, kept))
+        if n.device.type == "cpu" and not bool(n.isfinite().all()):
+            unit = size.amax(dim=1, keepdim=True)
+            huge = (unit > torch.finfo(size.dtype).max ** 0.25) & unit.isfinite()
+            if bool(huge.any()):  # whose squares are infinite
+                unit = torch.where(huge, unit, 1.0)
+                return shrink_groups(w / unit, threshold / unit) * unit
+        share = n / (n + threshold)
+    return torch.where(zero, 0.0, w * share)
 
 
 def _norm_of_minimum(size: Tensor, threshold: Tensor, zero: Tensor) -> Tensor:

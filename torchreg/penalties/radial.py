@@ -81,6 +81,8 @@ def resized(w: Tensor, size: Tensor, shrunk: Tensor) -> Tensor:
 
 def as_tensor(step: float | Tensor, like: Tensor) -> Tensor:
     """A step as a tensor of this type, without a copy from host to device."""
+    if isinstance(step, Tensor) and step.dim() == 0 and step.device != like.device:
+        step = float(step)  # of a host; a device is never asked, since a number is not kept there
     if isinstance(step, Tensor):
-        return step.to(like.device, like.dtype)
+        return step.to(like.dtype)
     return like.new_full((), step if step <= torch.finfo(like.dtype).max else float("inf"))

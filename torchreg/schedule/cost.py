@@ -78,9 +78,8 @@ def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
     names: dict[nn.Module, list[str]] = {}
     for slot in walk(model, model):
         name = first.setdefault(id(slot.parameter), slot.name)
-        layer, _, role = slot.path.partition(".parametrizations.")
-        if not role:
-            layer = slot.path.rpartition(".")[0]
+        layer, _, role = f".{slot.path}".partition(".parametrizations.")
+        layer = layer[1:] if role else slot.path.rpartition(".")[0]
         if slot.role == "weight" and name not in names.setdefault(modules[layer], []):
             names[modules[layer]].append(name)
     return names

@@ -152,9 +152,11 @@ def jumping(regularizer: Regularizer) -> set[Penalty]:
                 "positive one, such as 1.0: the strength is found from there. (A TargetSparsity "
                 "on the same penalty sets it to 0: detach that, and set the strength again.)"
             )
-        ones = {name: torch.ones_like(w.detach()) for name, w in bundle.parameters.items()}
-        critical = penalty.critical_strength(bundle.whole(ones))
-        kept = penalty.keeps(bundle.whole(ones), 1e30)  # elastic net without l1 shrinks, no more
+        ones = bundle.whole(
+            {name: torch.ones_like(w.detach()) for name, w in bundle.parameters.items()}
+        )
+        critical = penalty.critical_strength(ones)
+        kept = penalty.keeps(ones, 1e30)  # elastic net without l1 shrinks, no more
         if critical == float("inf") or bool(kept.all()):
             raise ValueError(
                 f"{penalty!r} zeroes {bundle.name} at no strength, so a density cannot be asked of "

@@ -165,9 +165,9 @@ def smallest_factor(
 def _between(scores: Sequence[Tensor], costs: Sequence[float | Tensor], budget: float) -> float:
     """The middle between the last score to go and the first to stay."""
     every = torch.cat([score.to(scores[0]) for score in scores])
-    price = costs[0]
-    if not isinstance(price, Tensor) and all(cost is price or cost == price for cost in costs):
-        keep = min(int(budget / price), len(every))
+    prices = {cost for cost in costs if not isinstance(cost, Tensor)}
+    if len(prices) == 1 and not any(isinstance(cost, Tensor) for cost in costs):
+        keep = min(int(budget / prices.pop()), len(every))
         if keep == len(every):
             return 0.0
         last = every.kthvalue(len(every) - keep).values

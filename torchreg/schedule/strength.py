@@ -147,5 +147,10 @@ class StrengthSchedule:
                 f"{len(self.penalties)}."
             )
         same_strengths(self.bases, state_dict["bases"])
+        before = self.bases
         self.bases = [dict(base) for base in state_dict["bases"]]
-        self._set(state_dict["steps"])
+        try:
+            self._set(state_dict["steps"])
+        except (TypeError, ValueError):
+            self.bases = before
+            raise

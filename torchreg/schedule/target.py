@@ -1,7 +1,7 @@
 """Ask for a sparsity instead of a strength."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -161,7 +161,8 @@ class TargetSparsity:
             self._project()
         elif step >= self.hold:
             # All of the parts or, where one of them fails, none.
-            self._zeroed = {n: z for part in self._asking for n, z in self._support(part)}
+            found = [self._support(part) for part in self._asking]
+            self._zeroed = {name: zeroed for one in found for name, zeroed in one.items()}
             for part in self._asking:
                 self._set(part, 0.0)
             self._project()
@@ -192,8 +193,8 @@ class TargetSparsity:
         finally:
             part.set(part.factor)
 
-    def _support(self, part: Part) -> Iterator[tuple[str, Tensor]]:
-        """Choose what is to stay at zero, by the names of the parameters."""
+    def _support(self, part: Part) -> dict[str, Tensor]:
+        """Choose what is to stay at zero, by the names of the parameters; the strengths stay."""
         found, scores, factor = self._found(part, part.density)
         budget = part.density * part.total
         if factor == float("inf"):
@@ -202,11 +203,13 @@ class TargetSparsity:
                 "not move (frozen, or without a gradient) or a learning rate of 0 into account."
             )
         spent, selection = 0.0, self.optimizer.regularizer.selection()
+        zeroed: dict[str, Tensor] = {}
         for one, score in zip(found, scores, strict=True):
             kept = one.kept(factor, score)
             spent += one.spent(kept)
             for name, gone in one.bundle.parts((~kept).to(one.weight.dtype)).items():
-                yield name, View.of_all(selection[name]).placed(gone != 0)
+                zeroed[name] = View.of_all(selection[name]).placed(gone != 0)
+        part.set(part.factor)
         if spent == 0:
             raise RuntimeError(
                 f"no weight is left at a density of {part.density:g}: the smallest group of the "
@@ -220,6 +223,7 @@ class TargetSparsity:
                 "already (at_most=True with a large strength).",
                 stacklevel=2,
             )
+        return zeroed
 
     def _project(self) -> None:
         held = self.optimizer.regularizer.selection()

@@ -64,7 +64,7 @@ def solve(
     Raises:
         ValueError: the loss is not finite or no scalar of this model; two penalties act on one
             parameter; parameters in half precision, or not of the data's type and device;
-            a gap is asked for where none is known.
+            a gap is asked for where none is known; groups that are joint over several weights.
         TypeError: no regularizer, or no loss.
 
     Example:
