@@ -25,9 +25,8 @@ NETWORKS = [
 
 def share(model: nn.Module, groups: Iterable[str | tuple[str, ...]]) -> float:
     """The share of a network's weights that are in groups, in percent."""
-    named = [name for names in groups for name in ((names,) if isinstance(names, str) else names)]
-    every = sum(weight.numel() for weight in tr.select(model).values())
-    return 100 * sum(model.get_parameter(name).numel() for name in named) / every
+    named = [w.numel() for names in groups for w in tr.select(model, names).values()]
+    return 100 * sum(named) / sum(w.numel() for w in tr.select(model).values())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -66,10 +66,15 @@ def pair() -> tuple[Two, nn.Linear, Tensor, Tensor]:
     return Two(one.weight.detach()), one, x, y
 
 
-def train(optimizer: Any, model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+def train(
+    optimizer: Any, model: nn.Module, x: Tensor, y: Tensor, steps: int, still: Tensor | None = None
+) -> None:
+    """Full batches; a parameter that is to be still is left without a gradient."""
     for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x), y).backward()
+        if still is not None:
+            still.grad = None
         optimizer.step()
 
 
@@ -157,20 +162,13 @@ def test_a_weight_that_does_not_move_counts_in_its_groups(still: str) -> None:
     optimizer = tr.ProximalOptimizer(OPTIMIZERS["SGD"](two.parameters()), joint)
     two.second.requires_grad = still != "frozen"
     held = two.second.detach().clone()
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.mse_loss(two(x), y).backward()
-        two.second.grad = None
-        optimizer.step()
+    train(optimizer, two, x, y, 30, still=two.second)
     assert torch.equal(two.second, held)
     zero = (two.first.weight == 0).all(dim=0)
     assert zero[:3].all()  # groups that hold nothing else
     assert not zero[3:].any()  # the norm of a group that stays does not have its kink
     two.second.requires_grad = False
-    for _ in range(300):
-        optimizer.zero_grad()
-        nn.functional.mse_loss(two(x), y).backward()
-        optimizer.step()
+    train(optimizer, two, x, y, 300)
     found = tr.stationarity(joint, nn.functional.mse_loss(two(x), y))
     assert found.residual < 1e-6
     assert found.parameters.keys() == {"first.weight"}
@@ -323,11 +321,7 @@ def test_a_weight_without_a_gradient_is_never_written(make: Callable[..., tr.Pen
     joint = tr.Regularizer(two, {groups.names: make(5.0, groups)})
     optimizer = tr.ProximalOptimizer(OPTIMIZERS["Adam"](two.parameters()), joint)
     held = two.second.detach().clone()
-    for _ in range(5):
-        optimizer.zero_grad()
-        nn.functional.mse_loss(two(x), y).backward()
-        two.second.grad = None
-        optimizer.step()
+    train(optimizer, two, x, y, 5, still=two.second)
     assert torch.equal(two.second, held)
 
 

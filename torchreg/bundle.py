@@ -98,8 +98,13 @@ class Term:
     penalty: Penalty
     slots: tuple[Slot, ...]
 
+    @property
+    def joint(self) -> Joint | None:
+        """The groups that unite the places; None where the penalty acts on each by itself."""
+        return joint_of(self.penalty)
+
     def __post_init__(self) -> None:
-        if (joint := joint_of(self.penalty)) is not None:
+        if (joint := self.joint) is not None:
             joint.check({slot.name: slot.parameter for slot in self.slots})
             self.penalty.check_shape(joint.shape)
             return
@@ -111,7 +116,7 @@ class Term:
 
     def bundles(self) -> Iterator[Bundle]:
         """What the penalty acts on at once. Tensors that were tied since come once."""
-        if (joint := joint_of(self.penalty)) is not None:
+        if (joint := self.joint) is not None:
             found = {slot.name: slot.parameter for slot in self.slots}
             joint.check_quickly(found)
             yield Bundle(self.penalty, {name: found[name] for name in joint.names})

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchreg import metrics
-from torchreg.bundle import joint_of
 from torchreg.metrics import Metric, StepSize
 from torchreg.penalties.base import Penalty
 from torchreg.regularizer import Regularizer
@@ -35,8 +34,10 @@ def check_together(optimizer: Optimizer, regularizer: Regularizer, metric: Metri
             "model; after copy.deepcopy(model), or a call that gives the model new parameters (a "
             "cast, load_state_dict(assign=True)), build the optimizer and the Regularizer again."
         )
-    joint = (term for term in regularizer.terms if joint_of(term.penalty) is not None)
-    for bundle in (bundle for term in joint for bundle in term.bundles()):
+    for term in regularizer.terms:
+        if term.joint is None:
+            continue
+        (bundle,) = term.bundles()
         if 0 < len(held.intersection(bundle.parameters.values())) < len(bundle.parameters):
             missing = [name for name, p in bundle.parameters.items() if p not in held]
             raise ValueError(

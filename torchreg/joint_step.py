@@ -9,6 +9,7 @@ from torchreg import checks
 from torchreg.bundle import Bundle
 from torchreg.distributed import is_sharded, local
 from torchreg.metrics import StepSize
+from torchreg.penalties.base import check_step
 
 Found = StepSize | float | Tensor
 
@@ -59,12 +60,8 @@ def joint_step_size(bundle: Bundle, found: Callable[[Tensor], Found]) -> StepSiz
 
 def _spread(value: float | Tensor, parameter: Tensor) -> Tensor:
     """One number for each element of a parameter."""
+    check_step(parameter, value)
     if isinstance(value, Tensor) and value.dim() > 0:
-        if value.shape != parameter.shape:
-            raise ValueError(
-                f"expected a step that is a number or shaped like w, {tuple(parameter.shape)}; "
-                f"found {tuple(value.shape)}."
-            )
         return value if is_sharded(value) else value.to(local(parameter).device)
     kind, device = parameter.dtype, local(parameter).device
     if isinstance(value, Tensor) and value.device == device:

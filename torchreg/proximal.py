@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, overload
 
 import torch
@@ -175,14 +176,18 @@ class ProximalOptimizer(StandIn):
 
         Between the wrapped optimizer's move and the proximal map, for parameters that it holds.
         """
-        groups = {p: group for group in self.param_groups for p in group["params"]}
+        return partial(self._step_size, self._group_of())
 
-        def found(parameter: Tensor) -> StepSize | float | Tensor:
-            if parameter.grad is None:
-                return StepSize(0.0)
-            return self.metric(groups[parameter], parameter, self.state.get(parameter, {}))
+    def _step_size(
+        self, groups: dict[Tensor, dict[str, Any]], parameter: Tensor
+    ) -> StepSize | float | Tensor:
+        if parameter.grad is None:
+            return StepSize(0.0)
+        return self.metric(groups[parameter], parameter, self.state.get(parameter, {}))
 
-        return found
+    def _group_of(self) -> dict[Tensor, dict[str, Any]]:
+        """The options of each parameter that is held."""
+        return {p: group for group in self.param_groups for p in group["params"]}
 
     def register_before_prox_hook(self, hook: Callable[[], None]) -> RemovableHandle:
         """Run a function in each step between the wrapped optimizer's move and the proximal map.
@@ -201,8 +206,8 @@ class ProximalOptimizer(StandIn):
     @torch._disable_dynamo  # type: ignore[attr-defined]  # a compiled loop leaves its graph here
     @torch.no_grad()
     def _apply_prox(self) -> None:
-        groups = {p: group for group in self.param_groups for p in group["params"]}
-        found = self.step_sizes()
+        groups = self._group_of()
+        found = partial(self._step_size, groups)
         for bundle in self.regularizer.bundles():
             penalty, parameters = bundle
             moved = [p for p in parameters.values() if p in groups and p.grad is not None]

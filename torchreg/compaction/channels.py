@@ -28,6 +28,11 @@ class Side(NamedTuple):
     end: Literal["in", "out", "through"]
 
 
+def with_none(flags: Tensor) -> Tensor:
+    """One flag per channel, and a last one, False, which positions of no channel (-1) find."""
+    return torch.cat([flags, flags.new_zeros(1)])
+
+
 class Channels:
     """The channels of a model, found by one traced forward pass. The model is not changed.
 

@@ -6,8 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchreg.compaction.channels import Channels, Side
-from torchreg.compaction.probing import other_sizes, redrawn, runs, shifted
+from torchreg.compaction.channels import Channels, Side, with_none
+from torchreg.compaction.probing import (
+    other_sizes,
+    outcome,
+    redrawn,
+    shifted,
+    silence,
+)
 from torchreg.compaction.removable import Plan, decide, observe
 from torchreg.compaction.report import Compaction, report
 from torchreg.compaction.running import (
@@ -102,13 +108,13 @@ class Trial:
     def __init__(self, model: nn.Module, first: Example) -> None:
         check_model(model)
         self.apart = 0.0
-        self.exact = exact = _exact_copy(model)
+        self.exact = exact = differentiable(model)
         self.inputs = [first.double()]
         run_seen(copied(model), first)
         once = run_seen(exact, self.inputs[0])
         noise = self.inputs[0].random(0)
         positive = noise.map(lambda x: x.abs() if x.is_floating_point() else x)
-        self.inputs += [one for one in (noise, positive) if runs(exact, one)][:1]
+        self.inputs += [one for one in (noise, positive) if outcome(exact, one) is not None][:1]
         self.inputs += other_sizes(exact, self.inputs[0])
         self.outputs, self.arriving = observe(exact, self.inputs)
         apart = difference(self.outputs[0], once)
@@ -142,7 +148,7 @@ class Trial:
         try:
             outputs, arriving = observe(self.smaller(plan, self.exact), self.inputs)
             pairs = list(zip(self.outputs, outputs, strict=True))
-            gone = torch.cat([plan.removed, plan.removed.new_zeros(1)])
+            gone = with_none(plan.removed)
             for name in arriving:
                 numbers = self.channels.sides.get(Side(name, "in"))
                 kept = slice(None) if numbers is None else ~gone[numbers]
@@ -167,17 +173,20 @@ class Trial:
         if not bool(plan.removed.any()):
             return ""
         call, apart = self.inputs[0], 0.0
-        for rolled in (False, True):
-            plain, changed = redrawn(self.exact, self.channels, plan.removed, rolled=rolled)
-            if runs(plain, call) and runs(changed, call):
-                apart = max(apart, difference(call(plain), call(changed)))
+        plain = copied(self.exact)
+        silence(plain, self.channels, plan.removed)
+        outputs = outcome(plain, call)
+        for rolled in (False, True) if outputs is not None else ():
+            changed = redrawn(plain, self.channels, plan.removed, rolled=rolled)
+            if (others := outcome(changed, call)) is not None:
+                apart = max(apart, difference(outputs, others))
         for up in (False, True):
             model = shifted(self.exact, self.channels, plan.removed, up=up)
-            if runs(model, call):
-                outputs, arriving = observe(model, [call])
+            if outcome(model, call) is not None:
+                (outputs,), arriving = observe(model, [call])
                 cut(model, self.channels, plan.removed, arriving)
-                if runs(model, call):
-                    apart = max(apart, difference(outputs[0], call(model)))
+                if (others := outcome(model, call)) is not None:
+                    apart = max(apart, difference(outputs, others))
         told = f"other layers than those that read it depend on it (outputs move by {apart:.2g})"
         return told if apart > _EQUAL else ""
 
@@ -208,10 +217,3 @@ def _cause(model: nn.Module) -> str:
     if bad:
         return f"{', '.join(bad)} hold NaN or infinity: load weights from before that happened."
     return "Its weights are finite: pass an example of finite numbers, at the scale of the data."
-
-
-def _exact_copy(model: nn.Module) -> nn.Module:
-    exact = differentiable(model)
-    for module in exact.modules():
-        module._compiled_call_impl = None
-    return exact

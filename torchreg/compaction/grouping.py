@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from torchreg.compaction.channels import Channels, Side
 from torchreg.compaction.compacting import Trial
-from torchreg.compaction.layers import is_reader
+from torchreg.compaction.layers import column, is_reader
 from torchreg.compaction.removable import tied
 from torchreg.compaction.running import Example, check_model, differentiable, run_seen
 from torchreg.groups import Grouping, columns, filters, input_channels, joint
@@ -156,13 +156,11 @@ def _uncut(
     }
     if not chosen:
         return []
+    unread = set(chosen.values())
     for name, numbers in readers.items():
-        layer: Any = exact.get_submodule(name)
-        dimension = 0 if isinstance(layer, _ConvTransposeNd) else 1
-        width = layer.weight.shape[dimension]  # of one group of a convolution
-        lost = [j % width for j, number in enumerate(numbers) if number in set(chosen.values())]
-        at = torch.tensor(lost, dtype=torch.long, device=layer.weight.device)
-        layer.weight.data.index_fill_(dimension, at, 0.0)
+        for position, number in enumerate(numbers):
+            if number in unread:
+                column(exact.get_submodule(name), position).zero_()
     trial = Trial(exact, call)
     plan = trial.plan({})
     faulty = trial.faulty(plan) if trial.fault(plan) else {}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 Layer = nn.Module | nn.Parameter
 
@@ -43,3 +43,15 @@ def reads(layer: nn.Module) -> Tensor:
     blocks = [b.T if layer.transposed else b for b in nonzero.chunk(layer.groups)]
     joined: Tensor = torch.block_diag(*blocks)
     return joined > 0
+
+
+def column(layer: nn.Module, position: int) -> Tensor:
+    """A view of the weights by which a linear or convolution layer reads one of its inputs."""
+    held: Any = layer
+    weight: Tensor = held.weight.data
+    if isinstance(layer, _ConvTransposeNd):
+        return weight[position]
+    groups = held.groups if isinstance(layer, _ConvNd) else 1
+    width, height = weight.shape[1], weight.shape[0] // groups
+    group = position // width
+    return weight[group * height : (group + 1) * height, position % width]

@@ -1,30 +1,29 @@
 """What one example cannot show: other sizes of the input, and other values of the channels."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from torchreg.compaction.channels import Channels, Side
-from torchreg.compaction.layers import is_depthwise, is_reader
+from torchreg.compaction.channels import Channels, Side, with_none
+from torchreg.compaction.layers import column, is_depthwise
 from torchreg.compaction.running import Example, copied, tensors
 
-CHANGES = {"one more": 1, "twice": None, "one less": -1}
-"""By how much a dimension is changed, until the model takes it."""
+LENGTHS = (lambda n: n + 1, lambda n: 2 * n, lambda n: n - 1)
+"""To what a dimension is changed, until the model takes it."""
 
 
-def runs(model: nn.Module, example: Example) -> bool:
-    """Whether a model runs on an example, and gives finite numbers."""
+def outcome(model: nn.Module, example: Example) -> Any:
+    """What a model returns; None where it does not run, or gives numbers that are not finite."""
     try:
         with torch.no_grad():
-            outputs = tensors(example(model))
+            returned = example(model)
     except Exception:  # the model's own code, on what it does not expect
-        return False
-    return all(bool(x.isfinite().all()) for x in outputs)
+        return None
+    return returned if all(bool(x.isfinite().all()) for x in tensors(returned)) else None
 
 
 def other_sizes(model: nn.Module, example: Example) -> Iterator[Example]:
@@ -37,56 +36,62 @@ def other_sizes(model: nn.Module, example: Example) -> Iterator[Example]:
         model: in evaluation mode.
         example: in its precision.
     """
-    most = max(x.dim() for x in example.tensors())
-    later = range(2, most)
+    later = range(2, max(x.dim() for x in example.tensors()))
     for tried in ([[0]], [[1]], [later, *([d] for d in later)]):
-        changes = (
-            example.map(partial(_resized, example=example, dimensions=d, by=by, square=square))
+        changes = [
+            _resized(example, d, length, square=square)
             for d in tried
             for square in (False, True)  # a mask of a sequence has its length twice
-            for by in CHANGES.values()
-        )
-        taken = (one for one in changes if str(one) != str(example) and runs(model, one))
+            for length in LENGTHS
+        ]
+        changed = {str(one): one for one in changes}
+        changed.pop(str(example), None)
+        taken = (one for one in changed.values() if outcome(model, one) is not None)
         yield from islice(taken, 1)
 
 
 def _resized(
-    x: Tensor, *, example: Example, dimensions: Sequence[int], by: int | None, square: bool
-) -> Tensor:
-    """A tensor changed along those dimensions in which it is as long as the first that has them."""
-    for d in dimensions:
-        length = next((one.shape[d] for one in example.tensors() if one.dim() > d), 0)
-        along = range(1, x.dim()) if square and d > 0 else range(d, min(d + 1, x.dim()))
-        for dim in along:
-            if x.shape[dim] != length:
-                continue
-            if by == -1 and length > 1:
-                x = x.narrow(dim, 0, length - 1)
-            elif by != -1 and length > 0:
-                x = torch.cat([x, x.narrow(dim, 0, length if by is None else by)], dim)
-    return x
+    example: Example, dimensions: Sequence[int], length: Callable[[int], int], *, square: bool
+) -> Example:
+    """An example changed along dimensions where a tensor is as long as the first that has them."""
+
+    def change(x: Tensor) -> Tensor:
+        for d in dimensions:
+            old = next((one.shape[d] for one in example.tensors() if one.dim() > d), 0)
+            new = max(length(old), min(old, 1))
+            for dim in range(1, x.dim()) if square and d > 0 else range(d, min(d + 1, x.dim())):
+                if x.shape[dim] == old > 0:
+                    x = x.index_select(dim, torch.arange(new, device=x.device) % old)
+        return x
+
+    return example.map(change)
 
 
-def redrawn(
-    model: nn.Module, channels: Channels, removed: Tensor, *, rolled: bool
-) -> tuple[nn.Module, nn.Module]:
-    """Two copies of a model that differ in nothing but what its removed channels carry.
+def silence(model: nn.Module, channels: Channels, removed: Tensor) -> None:
+    """Let no layer that is known to read removed channels read them. The model is changed."""
+    gone = with_none(removed)
+    for side, numbers in channels.sides.items():
+        if side.end == "in":
+            for position in gone[numbers].nonzero().flatten().tolist():
+                column(model.get_submodule(side.layer), position).zero_()
 
-    No layer that is known to read them does. So their outputs are the same, unless something else
-    reads them: a maximum over channels, for example, of which the dependency graph knows nothing.
-    Channels that carry a constant stay as they are.
+
+def redrawn(silent: nn.Module, channels: Channels, removed: Tensor, *, rolled: bool) -> nn.Module:
+    """A copy of a silenced model that differs in nothing but what its removed channels carry.
+
+    So its outputs are the same, unless something else reads them: a maximum over channels, for
+    example, of which the dependency graph knows nothing. Constants stay as they are.
 
     Args:
-        model: the one that ``channels`` describes.
-        channels: its channels.
+        silent: the model after :func:`silence`.
+        channels: of the model.
         removed: one bool per channel.
         rolled: put the weights of the next position there, twice as large, instead of noise: what
             is positive by its weights stays so.
     """
-    gone = torch.cat([removed, removed.new_zeros(1)])  # the last: of no channel
-    drawn = gone & torch.cat([_varying(channels), removed.new_zeros(1)])
+    drawn = with_none(removed & _varying(channels))
     generator = torch.Generator().manual_seed(0)
-    plain, changed = copied(model), copied(model)
+    changed = copied(silent)
     for side, numbers in channels.sides.items():
         lost = drawn[numbers].nonzero().flatten().tolist()
         if not lost or side.end == "in":
@@ -98,12 +103,9 @@ def redrawn(
                 noise = torch.randn(parts[position].shape, generator=generator, dtype=torch.float64)
                 following = 2 * values[(position + 1) % len(values)]
                 parts[position].copy_(following if rolled else 3 * (size or 1.0) * noise)
-    for one in (plain, changed):  # also in what makes another removed channel: nothing explodes
-        for side, numbers in channels.sides.items():
-            if side.end == "in":
-                for position in gone[numbers].nonzero().flatten().tolist():
-                    _column(one.get_submodule(side.layer), position).zero_()
-    return plain, changed
+    # Also in what makes another removed channel: nothing explodes from layer to layer.
+    silence(changed, channels, removed)
+    return changed
 
 
 def shifted(model: nn.Module, channels: Channels, removed: Tensor, *, up: bool) -> nn.Module:
@@ -117,15 +119,15 @@ def shifted(model: nn.Module, channels: Channels, removed: Tensor, *, up: bool) 
         removed: one bool per channel.
         up: whether the others are shifted up or down.
     """
-    gone = torch.cat([removed, removed.new_zeros(1)])
-    constant = gone & ~torch.cat([_varying(channels), removed.new_zeros(1)])
+    gone, constant = with_none(removed), with_none(removed & ~_varying(channels))
     changed = copied(model)
     for side, numbers in channels.sides.items():
-        layer = changed if side.end == "in" else _module(changed, channels, side)
-        bias = getattr(layer, "bias", None)
-        if side.end == "in" or not isinstance(bias, Tensor) or not bool(constant[numbers].any()):
+        if side.end == "in" or not bool(constant[numbers].any()):
             continue
-        weight: Any = getattr(layer, "weight", None)
+        layer = _module(changed, channels, side)
+        bias, weight = getattr(layer, "bias", None), getattr(layer, "weight", None)
+        if not isinstance(bias, Tensor):
+            continue
         reach = float(weight.abs().max()) * weight[0].numel() ** 0.5 if weight is not None else 1.0
         far = 10 * (float(bias.abs().max()) + reach) * (1 if up else -1)
         bias.data += torch.where(gone[numbers], 0.0, far).to(bias)
@@ -165,15 +167,3 @@ def _carried(model: nn.Module, channels: Channels, side: Side) -> Iterator[list[
         yield list(layer.weight.data.unbind(0))
     if isinstance(getattr(layer, "bias", None), Tensor):
         yield list(layer.bias.data.unbind(0))
-
-
-def _column(layer: Any, position: int) -> Tensor:
-    """A view of the weights by which a layer reads one of its inputs."""
-    assert is_reader(layer)
-    weight: Tensor = layer.weight.data
-    if isinstance(layer, _ConvTransposeNd):
-        return weight[position]
-    groups = layer.groups if isinstance(layer, _ConvNd) else 1
-    width, height = weight.shape[1], weight.shape[0] // groups
-    group = position // width
-    return weight[group * height : (group + 1) * height, position % width]

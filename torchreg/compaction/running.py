@@ -84,8 +84,10 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def differentiable(model: nn.Module) -> nn.Module:
-    """A copy in float64 of which every parameter requires gradients, if it can."""
+    """A copy in float64, not compiled, of which every parameter requires gradients, if it can."""
     exact = copied(model).double()
+    for module in exact.modules():
+        module._compiled_call_impl = None
     for parameter in exact.parameters():
         if parameter.is_floating_point() or parameter.is_complex():
             parameter.requires_grad_()

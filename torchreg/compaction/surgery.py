@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from torchreg.compaction.channels import Channels, Side
+from torchreg.compaction.channels import Channels, Side, with_none
 from torchreg.compaction.layers import is_depthwise
 from torchreg.compaction.removable import Arriving
 
@@ -23,7 +23,7 @@ def cut(
         removed: one bool per channel.
         arriving: what arrives at each layer's inputs; constant wherever it is still read.
     """
-    gone = torch.cat([removed, removed.new_zeros(1)])  # the last: of no channel
+    gone = with_none(removed)
     kept = {side: (~gone[numbers]).nonzero().flatten() for side, numbers in channels.sides.items()}
     dimensions = {
         name: channels.dimension(name)

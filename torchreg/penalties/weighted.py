@@ -95,15 +95,7 @@ class WeightedL1(Penalty):
 
     def check_shape(self, shape: torch.Size) -> None:
         """Raise unless the factors broadcast to this shape."""
-        try:
-            fits = torch.broadcast_shapes(self.factors.shape, shape) == shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"the factors are shaped {tuple(self.factors.shape)}, the weight {tuple(shape)}: "
-                "give one factor for each weight, or a shape that broadcasts."
-            )
+        self._spread(self.factors, shape)
 
     def extra_repr(self) -> str:
         """Show the strength, and what the factors are shaped like."""
@@ -121,7 +113,16 @@ class WeightedL1(Penalty):
         return torch.where(factors.isinf(), torch.inf, self.l1 * factors)
 
     def _fitted(self, w: Tensor) -> Tensor:
-        self.check_shape(w.shape)
         real = w.real if w.is_complex() else w
         self.factors = self.factors.to(real.device)
-        return self.factors.to(real.dtype).expand(w.shape)
+        return self._spread(self.factors.to(real.dtype), w.shape)
+
+    @staticmethod
+    def _spread(factors: Tensor, shape: torch.Size) -> Tensor:
+        try:
+            return factors.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the factors are shaped {tuple(factors.shape)}, the weight {tuple(shape)}: give "
+                "one factor for each weight, or a shape that broadcasts."
+            ) from error

@@ -101,7 +101,7 @@ def ranked(
         else:
             step = joint_step_size(bundle, found)
         step = step.bounded(0.0) if isinstance(step, StepSize) else step
-        step = step * (ahead[bundle.penalty] or 1)
+        step = step * ahead[bundle.penalty] if ahead[bundle.penalty] else step
         weight = bundle.whole(bundle.parameters)
         yield Ranked(bundle, weight, step, part.bases[bundle.penalty], _cost(bundle, cost, weight))
 
